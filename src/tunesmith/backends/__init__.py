@@ -1,0 +1,96 @@
+"""The backends that propose trials: the protocol, and the registry that finds them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+from optuna.distributions import BaseDistribution
+
+from tunesmith.errors import MissingDependencyError, UnknownBackendError
+from tunesmith.trial import Decision, Params, Space, Trial
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a backend offers for one trial.
+
+    `params` are values decided beforehand, used when the trial asks for the name with a distribution that contains
+    the value. `draw(name, distribution)` gives the value of any other name, when it is asked for. `why` is an account
+    of the suggestion (JSON), stored with the trial and shown.
+    """
+
+    params: Params
+    draw: Callable[[str, BaseDistribution], Any]
+    why: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a backend may know of the study it serves.
+
+    `seed` keys every draw together with the trial's number. `space` is the space when it is known beforehand (a dict),
+    None when it is defined by run. `history()` gives all trials of the record in order of their numbers, running ones
+    included; the backend must not keep state that cannot be rebuilt from it. `directory` is the study's folder.
+    `prune_metric` names a metric with its direction for pruning; None: the first (only) objective.
+    """
+
+    directions: Sequence[str]
+    seed: int
+    history: Callable[[], Sequence[Trial]]
+    space: Space | None = None
+    directory: str = "."
+    study_name: str = ""
+    prune_metric: tuple[str, str] | None = None
+    compare_at: str = "share"
+
+
+class Backend(Protocol):
+    """Proposes trials and judges them. Made anew at each start of a search, from the history alone."""
+
+    def ask(self, number: int, fixed: Params) -> Proposal:
+        """Propose the trial `number`; `fixed` values are given (an enqueued trial) and must be kept."""
+
+    def judge(self, trial: Trial) -> Decision:
+        """Whether a running trial goes on, after its newest report."""
+
+    def tell(self, trial: Trial) -> None:
+        """A trial has finished, whatever its state."""
+
+    def close(self) -> None:
+        """Release what the backend holds; the search has ended."""
+
+
+# name -> (module, class, what must be importable, what to install)
+_BUILT_IN: dict[str, tuple[str, str, str | None, str]] = {
+    "tunesmith": ("tunesmith.backends.engine", "EngineBackend", None, "tunesmith"),
+    "optuna": ("tunesmith.backends.optuna", "OptunaBackend", "optuna", "tunesmith"),
+}
+
+
+def known_backends() -> list[str]:
+    """The names of all backends: the built-in ones, then those of installed plugins (entry point `tunesmith.backends`)."""
+    return [*_BUILT_IN, *sorted(e.name for e in entry_points(group="tunesmith.backends") if e.name not in _BUILT_IN)]
+
+
+def backend_class(name: str) -> Callable[..., Backend]:
+    """The class of the backend called `name`: it is called as `cls(setting, **options)`.
+
+    Raises UnknownBackendError (a ValueError) for a name that is not known, MissingDependencyError (a RuntimeError)
+    when the package it needs is not installed.
+    """
+    if name in _BUILT_IN:
+        module, attribute, needs, install = _BUILT_IN[name]
+        try:
+            if needs is not None:
+                import_module(needs)
+        except ImportError as error:
+            raise MissingDependencyError(f'backend "{name}" needs {needs}: pip install "{install}"') from error
+        return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
+    for entry in entry_points(group="tunesmith.backends"):
+        if entry.name == name:
+            return entry.load()  # type: ignore[no-any-return]
+    raise UnknownBackendError(f"unknown backend {name!r}: one of {', '.join(known_backends())}")

@@ -1,0 +1,78 @@
+"""The exceptions that tunesmith raises; each is also the built-in that fits it.
+
+TunesmithError
+├── SpaceError (ValueError)            a search space, a parameter or a suggestion that cannot be
+├── SettingError (ValueError)          an argument of a search that cannot be, or that contradicts another
+├── UnknownBackendError (ValueError)   a backend or runner that is not registered
+├── MissingDependencyError (RuntimeError)  an optional package that is not installed
+├── StudyChangedError (ValueError)     a study of that name exists with another space or other directions
+├── StudyLockedError (RuntimeError)    another process is driving the study
+├── SearchFailedError (RuntimeError)   the search was ended because its trials fail
+├── UserFunctionError (RuntimeError)   hp_space or compute_objective raised: a bug, not a failed trial
+├── ModelNotSavedError (RuntimeError)  the best trial's model was not saved and cannot be rebuilt
+└── RecordError (OSError)              the study's file cannot be read or written
+    ├── RecordCorruptError             it is damaged
+    ├── RecordVersionError             it was written by a newer version
+    ├── RecordReadOnlyError            it may not be written
+    └── RecordFullError                the disk is full
+"""
+
+
+class TunesmithError(Exception):
+    """Anything that tunesmith raises on purpose."""
+
+
+class SpaceError(TunesmithError, ValueError):
+    """A search space, a parameter or a suggestion that cannot be."""
+
+
+class SettingError(TunesmithError, ValueError):
+    """An argument of a search that cannot be, or that contradicts another."""
+
+
+class UnknownBackendError(TunesmithError, ValueError):
+    """A backend or runner that is not registered."""
+
+
+class MissingDependencyError(TunesmithError, RuntimeError):
+    """An optional package that is not installed."""
+
+
+class StudyChangedError(TunesmithError, ValueError):
+    """A study of that name exists with another space or other directions."""
+
+
+class StudyLockedError(TunesmithError, RuntimeError):
+    """Another process is driving the study."""
+
+
+class SearchFailedError(TunesmithError, RuntimeError):
+    """The search was ended because its trials fail."""
+
+
+class UserFunctionError(TunesmithError, RuntimeError):
+    """`hp_space` or `compute_objective` raised: a bug in the search's own functions, not a failed trial."""
+
+
+class ModelNotSavedError(TunesmithError, RuntimeError):
+    """The best trial's model was not saved and cannot be rebuilt."""
+
+
+class RecordError(TunesmithError, OSError):
+    """The study's file cannot be read or written."""
+
+
+class RecordCorruptError(RecordError):
+    """The study's file is damaged."""
+
+
+class RecordVersionError(RecordError):
+    """The study's file was written by a newer version."""
+
+
+class RecordReadOnlyError(RecordError):
+    """The study's file or directory may not be written."""
+
+
+class RecordFullError(RecordError):
+    """The disk that holds the study's file is full."""

@@ -1,0 +1,98 @@
+"""The runners that execute trials: the protocol, and how one trial is executed wherever it runs."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from optuna.exceptions import TrialPruned
+
+from tunesmith.errors import UserFunctionError
+from tunesmith.trial import LiveTrial, TrialState
+
+Task = Callable[[LiveTrial], "Outcome | float | Sequence[float]"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt at a trial ended.
+
+    State RUNNING is never an outcome; PAUSED means that the trial is to go on at a later start. `fatal` is an error of
+    the search itself (a bug in `hp_space`): it ends the search and is raised to the user.
+    """
+
+    state: TrialState
+    values: tuple[float, ...] | None = None
+    reason: str | None = None
+    detail: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    checkpoint: str | None = None
+    fatal: BaseException | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The attempt at trial `number` has ended."""
+
+    number: int
+    outcome: Outcome
+
+
+class Runner(Protocol):
+    """Runs trials: `slots` at a time. The driver's thread is the only caller."""
+
+    slots: int
+
+    def start(self, live: LiveTrial) -> None:
+        """Begin an attempt; at most `slots` are under way at once."""
+
+    def events(self, timeout: float | None) -> Iterator[Ended]:
+        """Serve the running trials until at least one has ended or `timeout` seconds have passed; yield those ended."""
+
+    def stop(self, number: int, reason: str) -> None:
+        """End an attempt that does not end by itself; it becomes an `Ended` with state FAILED and this reason."""
+
+    def close(self) -> None:
+        """End everything that is still running and release the slots."""
+
+
+def execute(task: Task, live: LiveTrial, *, n_objectives: int) -> Outcome:
+    """Run the task on a live trial and say how it ended; only KeyboardInterrupt and SystemExit pass through."""
+    try:
+        result = task(live)
+    except TrialPruned as pruned:
+        decision = live.decide()
+        if decision.action == "pause":
+            return Outcome(TrialState.PAUSED, reason=decision.reason)
+        return Outcome(TrialState.PRUNED, reason=decision.reason or f"pruned: {pruned}".removesuffix(": "))
+    except UserFunctionError as error:
+        return Outcome(TrialState.FAILED, reason=f"error: {error}", detail=traceback.format_exc(), fatal=error)
+    except Exception as error:  # noqa: BLE001  any failure of a trial is recorded, and the search goes on
+        return Outcome(TrialState.FAILED, reason=_reason(error), detail=traceback.format_exc())
+    return result if isinstance(result, Outcome) else checked(result, n_objectives)
+
+
+def checked(result: Any, n_objectives: int) -> Outcome:
+    """The outcome of an objective's return value: COMPLETE, or FAILED when it is not finite or not numbers."""
+    try:
+        values = tuple(float(v) for v in result) if isinstance(result, Sequence) else (float(result),)
+    except (TypeError, ValueError):
+        return Outcome(TrialState.FAILED, reason=f"error: the objective must return a number, got {result!r}")
+    if len(values) != n_objectives:
+        return Outcome(
+            TrialState.FAILED,
+            reason=f"error: the objective must return {n_objectives} value(s), got {len(values)}",
+        )
+    if not all(math.isfinite(v) for v in values):
+        return Outcome(TrialState.FAILED, reason=f"nan: the objective is not finite ({', '.join(map(str, values))})")
+    return Outcome(TrialState.COMPLETE, values)
+
+
+def _reason(error: BaseException) -> str:
+    text = f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]
+    # torch.OutOfMemoryError cannot be imported here; its name and its message are stable
+    memory = isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+    return f"{'oom' if memory else 'error'}: {text}"

@@ -1,0 +1,324 @@
+"""The trial: what is stored of one (`Trial`, `Report`), and what user code holds while it runs (`LiveTrial`)."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import BaseTrial
+
+from tunesmith.errors import SpaceError
+
+Space = Mapping[str, BaseDistribution]
+Params = Mapping[str, Any]
+
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+class TrialState(str, Enum):
+    """Where a trial stands. WAITING and PAUSED trials will run (again); the last three are finished."""
+
+    WAITING = "WAITING"
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    FAILED = "FAILED"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the trial has ended for good."""
+        return self in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a trial reported at one step.
+
+    `step` counts optimizer steps (or whatever the objective counts), `epoch` epochs and `examples` training examples
+    seen; `share` is the part of the planned training that is done, 0 to 1. `time` is Unix time in seconds. What is not
+    known is None.
+    """
+
+    step: int
+    values: tuple[float, ...]
+    metrics: Mapping[str, float] = field(default_factory=lambda: _EMPTY)
+    epoch: float | None = None
+    examples: int | None = None
+    share: float | None = None
+    time: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One row of the record: everything that is known of a trial.
+
+    `offered` holds the values that were decided before the trial began (by the backend, or by `enqueue`); `params` and
+    `distributions` those that it asked for. `values` is one number per objective, None unless COMPLETE. `reason` says
+    in one line why a trial did not complete, beginning with a word: `oom`, `nan`, `error`, `lost`, `timeout`,
+    `pruned`, `interrupted`; `detail` holds the traceback or last output. `checkpoint` is the directory that holds the
+    kept weights, relative to the study's directory, `checkpoint_step` the step of the newest whole one. `attempt`
+    counts from 1. `why` is the backend's account of its suggestion. `started` and `ended` are Unix times in seconds.
+    """
+
+    number: int
+    state: TrialState
+    params: Params = field(default_factory=lambda: _EMPTY)
+    distributions: Space = field(default_factory=lambda: _EMPTY)
+    offered: Params = field(default_factory=lambda: _EMPTY)
+    reports: tuple[Report, ...] = ()
+    values: tuple[float, ...] | None = None
+    attempt: int = 1
+    checkpoint: str | None = None
+    checkpoint_step: int | None = None
+    reason: str | None = None
+    detail: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=lambda: _EMPTY)
+    attrs: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
+    why: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
+    started: float | None = None
+    ended: float | None = None
+
+    @property
+    def value(self) -> float | None:
+        """The objective of a completed trial with one objective."""
+        return self.values[0] if self.values is not None and len(self.values) == 1 else None
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from start to end, over all attempts."""
+        return self.ended - self.started if self.started is not None and self.ended is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a running trial is told: go on, end as pruned, or pause (to be resumed by a later start)."""
+
+    action: Literal["continue", "prune", "pause"] = "continue"
+    reason: str = ""
+
+
+CONTINUE = Decision()
+
+
+class Link(Protocol):
+    """A live trial's line to the driver: direct in this process, a pipe from a worker, a broadcast between ranks."""
+
+    def suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        """The value for a parameter that the trial asks for; recorded durably before it is returned."""
+
+    def report(self, report: Report) -> Decision:
+        """Record the report durably and return what to do."""
+
+    def decide(self) -> Decision:
+        """What to do now, without a new report (a timeout, a signal)."""
+
+    def checkpoint(self, path: str, step: int) -> None:
+        """Record that a whole checkpoint of this step lies at `path`."""
+
+    def annotate(self, key: str, value: Any) -> None:
+        """Record a user attribute (JSON)."""
+
+
+class LiveTrial(BaseTrial):
+    """The trial as user code holds it: an Optuna trial, so that existing spaces and checks work.
+
+    `resume_from` is the directory of the last whole checkpoint when an interrupted trial goes on, else None.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        link: Link,
+        *,
+        offered: Params = _EMPTY,
+        known: tuple[Params, Space] = (_EMPTY, _EMPTY),
+        resume_from: str | None = None,
+        reports: Sequence[Report] = (),
+        n_objectives: int = 1,
+    ) -> None:
+        self._number = number
+        self._link = link
+        self._offered = dict(offered)
+        self._params: dict[str, Any] = dict(known[0])
+        self._distributions: dict[str, BaseDistribution] = dict(known[1])
+        self._reports = list(reports)
+        self._decision = CONTINUE
+        self._attrs: dict[str, Any] = {}
+        self._n_objectives = n_objectives
+        self._started = datetime.datetime.now()  # noqa: DTZ005  Optuna's trials carry naive local times
+        self.resume_from = resume_from
+
+    def __repr__(self) -> str:
+        return f"LiveTrial(number={self._number}, params={self._params!r})"
+
+    # -- identity ------------------------------------------------------------------------------------------------
+
+    @property
+    def number(self) -> int:
+        """The trial's number in its study, from 0."""
+        return self._number
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters suggested so far."""
+        return dict(self._params)
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The distributions of the parameters suggested so far."""
+        return dict(self._distributions)
+
+    @property
+    def reports(self) -> tuple[Report, ...]:
+        """The reports so far, those of the part before a resume included."""
+        return tuple(self._reports)
+
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        """What `set_user_attr` stored."""
+        return dict(self._attrs)
+
+    @property
+    def datetime_start(self) -> datetime.datetime | None:
+        """When this attempt began (naive, local time, as in Optuna)."""
+        return self._started
+
+    # -- suggestions ---------------------------------------------------------------------------------------------
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """Suggest a float between `low` and `high`, both included."""
+        return float(self._suggest(name, _checked(name, FloatDistribution, low, high, log=log, step=step)))
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """Suggest an integer between `low` and `high`, both included."""
+        return int(self._suggest(name, _checked(name, IntDistribution, low, high, log=log, step=step)))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """Suggest one of `choices` (None, bool, int, float or str)."""
+        return self._suggest(name, _checked(name, CategoricalDistribution, tuple(choices)))
+
+    def suggest_uniform(self, name: str, low: float, high: float) -> float:
+        """Suggest a float (Optuna's old name; `suggest_float` is the new one)."""
+        return self.suggest_float(name, low, high)
+
+    def suggest_loguniform(self, name: str, low: float, high: float) -> float:
+        """Suggest a float in the log domain (Optuna's old name)."""
+        return self.suggest_float(name, low, high, log=True)
+
+    def suggest_discrete_uniform(self, name: str, low: float, high: float, q: float) -> float:
+        """Suggest a float on a grid (Optuna's old name)."""
+        return self.suggest_float(name, low, high, step=q)
+
+    def suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        """Suggest a value of an Optuna distribution."""
+        return self._suggest(name, distribution)
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        if name in self._distributions:
+            known = self._distributions[name]
+            if known == distribution:
+                return self._params[name]
+            if type(known) is not type(distribution):
+                raise SpaceError(
+                    f"a parameter has one kind of distribution in a trial, got {distribution!r} after {known!r} "
+                    f'for "{name}"; give the second one another name'
+                )
+            if distribution._contains(distribution.to_internal_repr(self._params[name])):  # noqa: SLF001
+                return self._params[name]
+            raise SpaceError(
+                f"a parameter keeps its value within a trial, and {self._params[name]!r} is not in {distribution!r} "
+                f'for "{name}"; give the second one another name'
+            )
+        value = self._link.suggest(name, distribution)
+        self._params[name] = value
+        self._distributions[name] = distribution
+        return value
+
+    # -- reports -------------------------------------------------------------------------------------------------
+
+    def report(
+        self,
+        value: float | Sequence[float],
+        step: int,
+        *,
+        metrics: Mapping[str, float] = _EMPTY,
+        epoch: float | None = None,
+        examples: int | None = None,
+        share: float | None = None,
+        checkpoint: str | None = None,
+    ) -> None:
+        """Report the objective (one number, or one per objective) after `step`.
+
+        The report is durable when this returns. `checkpoint` names a directory from which the trial could go on at
+        this step. `share` is the part of the planned training done (0 to 1): with it, pruners compare trials of
+        different lengths at equal shares. Raises ValueError when the number of values is not that of the objectives.
+        """
+        values = tuple(float(v) for v in value) if isinstance(value, Sequence) else (float(value),)
+        if len(values) != self._n_objectives:
+            raise SpaceError(
+                f"a report has one value per objective, got {len(values)} for {self._n_objectives} objective(s)"
+            )
+        if isinstance(step, bool) or int(step) != step or step < 0:
+            raise SpaceError(f"step must be a whole number from 0, got {step!r}")
+        if share is not None and not (math.isfinite(share) and share >= 0):
+            raise SpaceError(f"share must be from 0 to 1, got {share!r}")
+        if checkpoint is not None:
+            self._link.checkpoint(str(checkpoint), int(step))
+        now = datetime.datetime.now(tz=datetime.timezone.utc).timestamp()
+        entry = Report(int(step), values, dict(metrics), epoch, examples, None if share is None else min(share, 1.0), now)
+        self._reports.append(entry)
+        self._decision = self._link.report(entry)
+
+    def save_checkpoint(self, path: str, step: int) -> None:
+        """Tell the study that a whole checkpoint of `step` lies at `path`: an interrupted trial goes on from there."""
+        self._link.checkpoint(str(path), int(step))
+
+    def decide(self) -> Decision:
+        """What the study wants of this trial now, with its reason."""
+        if self._decision.action == "continue":
+            self._decision = self._link.decide()
+        return self._decision
+
+    def should_prune(self) -> bool:
+        """Whether to stop now by raising `optuna.TrialPruned` (a bad trial, a timeout, or an interrupt)."""
+        return self.decide().action != "continue"
+
+    # -- the rest of Optuna's trial ------------------------------------------------------------------------------
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """Store a JSON value with the trial."""
+        self._link.annotate(key, value)
+        self._attrs[key] = value
+
+    def set_constraint(self, key: str, value: float) -> None:
+        """Store a constraint's value; the trial is feasible when it is at most 0."""
+        self._link.annotate(f"constraint:{key}", float(value))
+        self._attrs[f"constraint:{key}"] = float(value)
+
+    @property
+    def constraints(self) -> dict[str, float]:
+        """The constraints set so far."""
+        prefix = "constraint:"
+        return {k.removeprefix(prefix): v for k, v in self._attrs.items() if k.startswith(prefix)}
+
+
+def _checked(name: str, kind: type[BaseDistribution], *args: Any, **kwargs: Any) -> BaseDistribution:
+    """Build a distribution; what Optuna refuses becomes an error with the parameter's name."""
+    try:
+        return kind(*args, **kwargs)
+    except (ValueError, TypeError) as error:
+        raise SpaceError(f'{error} (parameter "{name}")') from error
