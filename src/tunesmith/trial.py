@@ -131,34 +131,42 @@ class Link(Protocol):
         """Record a user attribute (JSON)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a runner needs to begin an attempt at a trial; it can be pickled.
+
+    `params` and `distributions` are what an earlier attempt was given (they stay the same), `reports` what it reported
+    up to the checkpoint `resume_from` (an absolute path).
+    """
+
+    number: int
+    n_objectives: int = 1
+    attempt: int = 1
+    params: Params = field(default_factory=dict)
+    distributions: Space = field(default_factory=dict)
+    reports: tuple[Report, ...] = ()
+    resume_from: str | None = None
+
+
 class LiveTrial(BaseTrial):
     """The trial as user code holds it: an Optuna trial, so that existing spaces and checks work.
 
-    `resume_from` is the directory of the last whole checkpoint when an interrupted trial goes on, else None.
+    `resume_from` is the directory of the last whole checkpoint when an interrupted trial goes on, else None;
+    `attempt` counts from 1.
     """
 
-    def __init__(
-        self,
-        number: int,
-        link: Link,
-        *,
-        offered: Params = _EMPTY,
-        known: tuple[Params, Space] = (_EMPTY, _EMPTY),
-        resume_from: str | None = None,
-        reports: Sequence[Report] = (),
-        n_objectives: int = 1,
-    ) -> None:
-        self._number = number
+    def __init__(self, assignment: Assignment, link: Link) -> None:
+        self._number = assignment.number
         self._link = link
-        self._offered = dict(offered)
-        self._params: dict[str, Any] = dict(known[0])
-        self._distributions: dict[str, BaseDistribution] = dict(known[1])
-        self._reports = list(reports)
+        self._params: dict[str, Any] = dict(assignment.params)
+        self._distributions: dict[str, BaseDistribution] = dict(assignment.distributions)
+        self._reports = list(assignment.reports)
+        self._n_objectives = assignment.n_objectives
         self._decision = CONTINUE
         self._attrs: dict[str, Any] = {}
-        self._n_objectives = n_objectives
         self._started = datetime.datetime.now()  # noqa: DTZ005  Optuna's trials carry naive local times
-        self.resume_from = resume_from
+        self.resume_from = assignment.resume_from
+        self.attempt = assignment.attempt
 
     def __repr__(self) -> str:
         return f"LiveTrial(number={self._number}, params={self._params!r})"

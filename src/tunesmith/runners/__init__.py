@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from optuna.exceptions import TrialPruned
 
 from tunesmith.errors import UserFunctionError
-from tunesmith.trial import LiveTrial, TrialState
+from tunesmith.trial import Assignment, Link, LiveTrial, TrialState
 
 Task = Callable[[LiveTrial], "Outcome | float | Sequence[float]"]
 
@@ -42,18 +42,22 @@ class Ended:
 
 
 class Runner(Protocol):
-    """Runs trials: `slots` at a time. The driver's thread is the only caller."""
+    """Runs trials: `slots` at a time. The driver's thread is the only caller.
+
+    A runner is made with the task. Where the trial lives in another process, the runner forwards each call of its
+    `Link` to the `link` given to `start`, in the driver's thread, from within `events`.
+    """
 
     slots: int
 
-    def start(self, live: LiveTrial) -> None:
+    def start(self, assignment: Assignment, link: Link) -> None:
         """Begin an attempt; at most `slots` are under way at once."""
 
     def events(self, timeout: float | None) -> Iterator[Ended]:
         """Serve the running trials until at least one has ended or `timeout` seconds have passed; yield those ended."""
 
     def stop(self, number: int, reason: str) -> None:
-        """End an attempt that does not end by itself; it becomes an `Ended` with state FAILED and this reason."""
+        """End an attempt by force; it becomes an `Ended` with state FAILED and this reason."""
 
     def close(self) -> None:
         """End everything that is still running and release the slots."""
