@@ -1,0 +1,331 @@
+"""The loop of a search: ask, run, report and decide, tell; budget, retries, interrupts and failures."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+
+from tunesmith.backends import Backend, Proposal
+from tunesmith.errors import SearchFailedError
+from tunesmith.runners import Ended, Outcome, Runner
+from tunesmith.study import Study
+from tunesmith.trial import CONTINUE, Assignment, Decision, Report, Trial, TrialState
+
+IDENTICAL_FAILURES = 3  # so many first trials that fail in the same way are a bug, not bad luck
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a search goes on.
+
+    `n_trials` is the total of the study over all starts (None: until `timeout`), `timeout` the seconds of this start.
+    `max_failures` failed trials end the search (None: half of n_trials, at least 3; also when the first 3 fail in the
+    same way). A trial whose worker was lost is tried again `max_retries` times.
+    """
+
+    n_trials: int | None = 20
+    timeout: float | None = None
+    max_failures: int | None = None
+    max_retries: int = 2
+
+    @property
+    def failure_limit(self) -> int:
+        """The number of failed trials at which the search ends."""
+        if self.max_failures is not None:
+            return self.max_failures
+        return max(3, (self.n_trials or 20) // 2)
+
+
+class Loop:
+    """Drives one start of a search. Made once, run once."""
+
+    def __init__(
+        self,
+        study: Study,
+        backend: Backend,
+        runner: Runner,
+        *,
+        budget: Budget,
+        observers: Sequence[Any] = (),
+        before_pause: Callable[[int], None] | None = None,
+    ) -> None:
+        self.study = study
+        self.record = study.record
+        self.backend = backend
+        self.runner = runner
+        self.budget = budget
+        self.stop_reason: str | None = None
+        self._observers = observers
+        self._before_pause = before_pause
+        self._deadline = None if budget.timeout is None else time.monotonic() + budget.timeout
+        self._running: dict[int, _DriverLink] = {}
+        self._signal: int | None = None
+        self._failures: list[Trial] = [t for t in study.trials if t.state is TrialState.FAILED]
+
+    # -- the search ----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run until the budget is spent, the timeout is over, or somebody asks to stop.
+
+        Raises SearchFailedError when the search is hopeless, KeyboardInterrupt or SystemExit after an interrupt (with
+        everything recorded), and what a bug in the user's own functions raised.
+        """
+        self.record.update_settings(finished=False, n_trials=self.budget.n_trials)
+        self._recover()
+        self.notify("on_search_start", self.budget.n_trials)
+        handlers = self._install_handlers()
+        try:
+            while True:
+                while len(self._running) < self.runner.slots and self._start_next():
+                    pass
+                if not self._running:
+                    break
+                for ended in self.runner.events(1.0):
+                    self._finish(ended)
+            if self.stop_reason is None:
+                self.record.update_settings(finished=True)
+        finally:
+            for number in list(self._running):  # an error or a second Ctrl-C: nothing stays RUNNING
+                self._finish_paused(number, self.stop_reason or "interrupted")
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            with suppress(Exception):  # the search's own error must not be hidden by one of closing
+                self.runner.close()
+            self.backend.close()
+            self.notify("on_search_end")
+        self._leave()
+
+    def notify(self, event: str, *details: Any) -> None:
+        """Tell the observers that have a method of this name."""
+        for observer in self._observers:
+            method = getattr(observer, event, None)
+            if method is not None:
+                method(self.study, *details)
+
+    def _leave(self) -> None:
+        if self._signal is None:
+            return
+        self.notify("on_message", f"stopped ({self.stop_reason}); run the same script again to go on")
+        if self._signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + self._signal)
+
+    # -- starting ------------------------------------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        """Trials that a killed driver left RUNNING wait again, from their last checkpoint."""
+        for number in self.record.interrupted():
+            trial = self.record.trial(number)
+            if trial.attempt > self.budget.max_retries:
+                trial = self.record.end(
+                    number, TrialState.FAILED, reason=f"lost: its process died in each of {trial.attempt} attempts"
+                )
+                self.backend.tell(trial)
+            else:
+                self.record.requeue(number, TrialState.WAITING, reason="lost: its process died", count_attempt=True)
+
+    def _start_next(self) -> bool:
+        if self._decision().action != "continue":
+            return False
+        trials = self.study.trials
+        used = sum(t.state.finished for t in trials) + len(self._running)
+        if self.budget.n_trials is not None and used >= self.budget.n_trials:
+            return False
+        ready = next((t for t in trials if t.state in (TrialState.PAUSED, TrialState.WAITING)), None)
+        number = ready.number if ready is not None else self.record.add_waiting({})
+        trial = ready if ready is not None else self.record.trial(number)
+        fixed = {**trial.offered, **trial.params}
+        proposal = self.backend.ask(number, fixed)
+        offered = {**proposal.params, **fixed}
+        trial = self.record.start(number, offered=offered, why={**trial.why, **proposal.why})
+        link = _DriverLink(self, number, Proposal(offered, proposal.draw), already=set(trial.params))
+        resume_from = None
+        if trial.checkpoint is not None and trial.checkpoint_step is not None:
+            path = self.study.checkpoint(trial)
+            resume_from = None if path is None else str(path.resolve())
+        self._running[number] = link
+        self.notify("on_trial_start", trial)
+        self.runner.start(
+            Assignment(
+                number,
+                n_objectives=len(self.study.directions),
+                attempt=trial.attempt,
+                params=dict(trial.params),
+                distributions=dict(trial.distributions),
+                reports=trial.reports if resume_from else (),
+                resume_from=resume_from,
+            ),
+            link,
+        )
+        return True
+
+    # -- ending --------------------------------------------------------------------------------------------------
+
+    def _finish(self, ended: Ended) -> None:
+        outcome = ended.outcome
+        if outcome.state is TrialState.PAUSED:
+            self._finish_paused(ended.number, outcome.reason or "interrupted")
+            return
+        if outcome.fatal is not None:
+            self._finish_paused(ended.number, outcome.reason or "interrupted")
+            raise outcome.fatal
+        link = self._running.pop(ended.number)
+        link.flush()
+        attempt = self.record.trial(ended.number).attempt
+        if outcome.reason is not None and outcome.reason.startswith("lost") and attempt <= self.budget.max_retries:
+            trial = self.record.requeue(
+                ended.number, TrialState.WAITING, reason=outcome.reason, count_attempt=True
+            )
+            self.notify("on_message", f"trial {ended.number} is tried again: {outcome.reason}")
+            return
+        outcome = _settled(outcome)
+        trial = self.record.end(
+            ended.number,
+            outcome.state,
+            values=outcome.values,
+            reason=outcome.reason,
+            detail=outcome.detail,
+            metrics=outcome.metrics,
+            checkpoint=outcome.checkpoint,
+        )
+        self.backend.tell(trial)
+        self.notify("on_trial_end", trial)
+        if trial.state is TrialState.FAILED:
+            self._failures.append(trial)
+            self._check_failures()
+
+    def _finish_paused(self, number: int, reason: str) -> None:
+        self._running.pop(number).flush()
+        self.record.requeue(number, TrialState.PAUSED, reason=reason, count_attempt=False)
+
+    def _check_failures(self) -> None:
+        finished = [t for t in self.study.trials if t.state.finished]
+        reasons = Counter(t.reason for t in self._failures)
+        same_from_start = (
+            self.budget.max_failures is None
+            and len(finished) == len(self._failures) >= IDENTICAL_FAILURES
+            and len(reasons) == 1
+        )
+        if len(self._failures) >= self.budget.failure_limit or same_from_start:
+            listed = "".join(f"\n  {n} x {reason}" for reason, n in reasons.most_common(5))
+            raise SearchFailedError(
+                f"the search was ended: {len(self._failures)} of {len(finished)} trials failed:{listed}\n"
+                f"Everything is recorded in {self.study.directory}; the traceback of the last one:\n"
+                f"{self._failures[-1].detail or '(none)'}\n"
+                "Mend the cause and run again to go on, or allow more with max_failures"
+            )
+
+    # -- stopping ------------------------------------------------------------------------------------------------
+
+    def _decision(self) -> Decision:
+        if self.stop_reason is None and self._deadline is not None and time.monotonic() >= self._deadline:
+            self.stop_reason = f"timeout: {self.budget.timeout:g} s are over"
+        return CONTINUE if self.stop_reason is None else Decision("pause", self.stop_reason)
+
+    def _install_handlers(self) -> Mapping[int, Any]:
+        if threading.current_thread() is not threading.main_thread():
+            return {}  # Python lets only the main thread handle signals
+        wanted = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, n)]
+        return {number: signal.signal(number, self._on_signal) for number in wanted}
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signal = number
+        self.stop_reason = f"interrupted: {signal.Signals(number).name}"
+        self.notify("on_message", f"{self.stop_reason}; finishing what must be recorded (Ctrl-C again: stop now)")
+
+
+class _DriverLink:
+    """A trial's line to the driver, in the driver's process."""
+
+    def __init__(self, loop: Loop, number: int, proposal: Proposal, *, already: set[str]) -> None:
+        self._loop = loop
+        self._number = number
+        self._proposal = proposal
+        self._already = already
+        self._unsaved: tuple[dict[str, Any], dict[str, BaseDistribution]] = ({}, {})
+
+    def flush(self) -> None:
+        """Make the parameters that were asked for durable (their values are so already, as offered ones)."""
+        params, distributions = self._unsaved
+        if params:
+            self._loop.record.add_params(self._number, params, distributions)
+            self._unsaved = ({}, {})
+
+    def suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        offered = self._proposal.params
+        if name in offered and contains(distribution, offered[name]):
+            value = fitted(distribution, offered[name])
+            self._unsaved[0][name], self._unsaved[1][name] = value, distribution
+            return value
+        if name in offered:
+            self._loop.notify(
+                "on_message",
+                f"trial {self._number}: {name}={offered[name]!r} is not in {distribution}; another value is drawn",
+            )
+        value = self._proposal.draw(name, distribution)
+        self._unsaved[0][name], self._unsaved[1][name] = value, distribution
+        self.flush()
+        return value
+
+    def report(self, report: Report) -> Decision:
+        self.flush()
+        self._loop.record.add_report(self._number, report)
+        trial = self._loop.record.trial(self._number)
+        self._loop.notify("on_report", trial)
+        stop = self._loop._decision()  # noqa: SLF001  the link is the loop's other half
+        if stop.action != "continue":
+            return stop
+        if any(v != v or v in (float("inf"), float("-inf")) for v in report.values):
+            return Decision("prune", f"nan: the objective is {report.values[0]} at step {report.step}")
+        return self._loop.backend.judge(trial)
+
+    def decide(self) -> Decision:
+        return self._loop._decision()  # noqa: SLF001
+
+    def checkpoint(self, path: str, step: int) -> None:
+        self.flush()
+        self._loop.record.set_checkpoint(self._number, path, step)
+
+    def annotate(self, key: str, value: Any) -> None:
+        self._loop.record.annotate(self._number, key, value)
+
+
+def _settled(outcome: Outcome) -> Outcome:
+    """A trial that was stopped because its objective is not finite has failed; it was not merely pruned."""
+    if outcome.state is TrialState.PRUNED and (outcome.reason or "").startswith("nan"):
+        return replace(outcome, state=TrialState.FAILED)
+    return outcome
+
+
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether the distribution can give the value (1.0 for 1 included)."""
+    if isinstance(distribution, CategoricalDistribution):
+        return any(_same(c, value) for c in distribution.choices)
+    try:
+        return bool(distribution._contains(distribution.to_internal_repr(value)))  # noqa: SLF001
+    except (ValueError, TypeError):
+        return False
+
+
+def fitted(distribution: BaseDistribution, value: Any) -> Any:
+    """The value in the distribution's own type."""
+    if isinstance(distribution, CategoricalDistribution):
+        return next(c for c in distribution.choices if _same(c, value))
+    return distribution.to_external_repr(distribution.to_internal_repr(value))
+
+
+def _same(choice: Any, value: Any) -> bool:
+    if isinstance(choice, bool) or isinstance(value, bool):
+        return choice is value
+    return bool(choice == value)

@@ -1,0 +1,192 @@
+"""Search the parameters of any function, and the steps that every kind of search shares."""
+
+from __future__ import annotations
+
+import secrets
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tunesmith.backends import Setting, backend_class
+from tunesmith.errors import SettingError
+from tunesmith.loop import Budget, Loop
+from tunesmith.report.page import write_report
+from tunesmith.report.progress import Progress
+from tunesmith.runners import Outcome, Runner, Task
+from tunesmith.runners.inline import InlineRunner
+from tunesmith.space import parse_space
+from tunesmith.study import Resume, Study, open_study
+from tunesmith.trial import LiveTrial, Space
+
+DIRECTIONS = ("minimize", "maximize")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is decided about a search before it begins; checked, so that no bad input costs a trial."""
+
+    directions: tuple[str, ...]
+    backend: str = "tunesmith"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    directory: Path = Path("tunesmith-studies")
+    name: str | None = None
+    resume: Resume = "auto"
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    space: Space | None = None
+    enqueue: Sequence[Mapping[str, Any]] = ()
+    budget: Budget = field(default_factory=Budget)
+    callbacks: Sequence[Any] = ()
+    progress: bool = True
+    prune_metric: tuple[str, str] | None = None
+    compare_at: str = "share"
+
+    def __post_init__(self) -> None:
+        for direction in self.directions:
+            if direction not in DIRECTIONS:
+                raise SettingError(f'direction must be "minimize" or "maximize" (or a list of them), got {direction!r}')
+        if not self.directions:
+            raise SettingError("direction must name at least one objective, got an empty list")
+        n, timeout = self.budget.n_trials, self.budget.timeout
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+            raise SettingError(f"n_trials must be a whole number from 1, or None with a timeout, got {n!r}")
+        if timeout is not None and not timeout > 0:
+            raise SettingError(f"timeout must be a positive number of seconds, got {timeout!r}")
+        if n is None and timeout is None:
+            raise SettingError("n_trials=None needs a timeout, got timeout=None; give either")
+        if self.compare_at not in ("share", "step", "epoch", "examples"):
+            raise SettingError(f'compare_at must be "share", "step", "epoch" or "examples", got {self.compare_at!r}')
+        for params in self.enqueue:
+            if not isinstance(params, Mapping):
+                raise SettingError(f"enqueue must be a list of dicts of parameters, got {params!r}")
+        backend_class(self.backend)
+
+
+def conduct(plan: Plan, make_runner: Callable[[Study], Runner], *, prepare: Callable[[Study], None] | None = None) -> Study:
+    """Open or begin the study that `plan` describes, run it to the end of its budget and write its report.
+
+    `prepare(study)` is called once the study is open and locked, before the first trial.
+    """
+    make_backend = backend_class(plan.backend)
+    seed = secrets.randbits(31) if plan.seed is None else plan.seed
+    study, notice = open_study(
+        plan.directory,
+        name=plan.name,
+        directions=plan.directions,
+        seed=seed,
+        identity=plan.identity,
+        resume=plan.resume,
+    )
+    with study.record.lock():
+        setting = Setting(
+            directions=study.directions,
+            seed=study.info.seed,
+            history=study.record.trials,
+            space=plan.space,
+            directory=str(study.directory),
+            study_name=study.name,
+            prune_metric=plan.prune_metric,
+            compare_at=plan.compare_at,
+        )
+        backend = make_backend(setting, **plan.options)
+        if not study.trials:
+            for params in plan.enqueue:
+                study.record.add_waiting(dict(params), attrs={"enqueued": True})
+        observers = [*([Progress()] if plan.progress else []), *plan.callbacks]
+        if prepare is not None:
+            prepare(study)
+        loop = Loop(study, backend, make_runner(study), budget=plan.budget, observers=observers)
+        if notice is not None:
+            loop.notify("on_message", notice)
+        try:
+            loop.run()
+        finally:
+            write_report(study, study.directory / "report.html")
+    return study
+
+
+def as_directions(direction: str | Sequence[str]) -> tuple[str, ...]:
+    """One direction or several as a tuple."""
+    return (direction,) if isinstance(direction, str) else tuple(direction)
+
+
+def search(
+    objective: Callable[[LiveTrial], Outcome | float | Sequence[float]],
+    n_trials: int | None = 20,
+    *,
+    direction: str | Sequence[str] = "minimize",
+    space: Any = None,
+    backend: str = "tunesmith",
+    study: str | None = None,
+    directory: str | Path = "tunesmith-studies",
+    resume: Resume = "auto",
+    timeout: float | None = None,
+    max_failures: int | None = None,
+    max_retries: int = 2,
+    seed: int | None = None,
+    enqueue: Sequence[Mapping[str, Any]] = (),
+    callbacks: Sequence[Any] = (),
+    progress: bool = True,
+    prune_metric: tuple[str, str] | None = None,
+    compare_at: str = "share",
+    **options: Any,
+) -> Study:
+    """Find the parameters for which `objective(trial)` is best.
+
+    The objective asks for parameters (`trial.suggest_float` ...), may `trial.report(value, step)` and stop when
+    `trial.should_prune()`, and returns one number, or one per direction. With `space` (a dict of Optuna distributions,
+    Ray Tune domains, a W&B sweep config or a SigOpt list) the parameters are in `trial.params` from the start.
+
+    `n_trials` is the total of the study over all starts; `timeout` is in seconds. `study` names the study,
+    `directory` holds it; with `resume="auto"` an unfinished study of the same objective goes on. `enqueue` are
+    parameters to try first, `callbacks` observers of the search (see docs), `options` go to the backend.
+
+    Raises SettingError or SpaceError for bad input before any work starts, SearchFailedError when the trials fail.
+    """
+    static = None if space is None else parse_space(space)
+
+    def task(trial: LiveTrial) -> Outcome | float | Sequence[float]:
+        for name, distribution in (static or {}).items():
+            trial.suggest(name, distribution)
+        return objective(trial)
+
+    name = f"{getattr(objective, '__module__', '')}.{getattr(objective, '__qualname__', type(objective).__name__)}"
+    plan = Plan(
+        directions=as_directions(direction),
+        backend=backend,
+        options=options,
+        directory=Path(directory),
+        name=study,
+        resume=resume,
+        identity={"objective": name, "space": describe(static)},
+        seed=seed,
+        space=static,
+        enqueue=enqueue,
+        budget=Budget(n_trials, timeout, max_failures, max_retries),
+        callbacks=callbacks,
+        progress=progress,
+        prune_metric=prune_metric,
+        compare_at=compare_at,
+    )
+    if enqueue and static is not None:
+        _check_enqueued(enqueue, static)
+    typed: Task = task
+    return conduct(plan, lambda _study: InlineRunner(typed))
+
+
+def describe(space: Space | None) -> dict[str, str] | None:
+    """The space as text by name: what makes two spaces the same."""
+    return None if space is None else {name: str(d) for name, d in sorted(space.items())}
+
+
+def _check_enqueued(enqueue: Sequence[Mapping[str, Any]], space: Space) -> None:
+    for params in enqueue:
+        unknown = sorted(set(params) - set(space))
+        if unknown:
+            warnings.warn(
+                f"enqueued parameters must be in the space, got {', '.join(unknown)}; known: {', '.join(sorted(space))}",
+                UserWarning,
+                stacklevel=3,
+            )

@@ -1,0 +1,240 @@
+"""The study: where its files lie, when an earlier one goes on, and what is known of its results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tunesmith import export
+from tunesmith.errors import SettingError, StudyChangedError, TunesmithError
+from tunesmith.record import Record, StudyInfo
+from tunesmith.trial import Trial, TrialState
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas as pd
+
+FILE = "study.sqlite"
+Resume = Literal["auto"] | bool
+
+
+class Study:
+    """One search: its trials and what follows from them. Reading is safe while another process runs it."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    def __repr__(self) -> str:
+        done = sum(t.state.finished for t in self.trials)
+        return f"Study(name={self.name!r}, directory={str(self.directory)!r}, finished_trials={done})"
+
+    @property
+    def record(self) -> Record:
+        """The store behind this study."""
+        return self._record
+
+    @property
+    def info(self) -> StudyInfo:
+        """Name, directions, seed and settings."""
+        return self._record.info
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.info.name
+
+    @property
+    def directory(self) -> Path:
+        """The folder that holds the record, the report and the runs."""
+        return self._record.path.parent
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """`"minimize"` or `"maximize"`, one per objective."""
+        return tuple(self.info.directions)
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """All trials in order of their numbers."""
+        return self._record.trials()
+
+    @property
+    def best_trial(self) -> Trial:
+        """The completed trial with the best objective (the first one of equals).
+
+        Raises TunesmithError when no trial has completed, SettingError when there are several objectives.
+        """
+        if len(self.directions) > 1:
+            raise SettingError(
+                f"best_trial needs one objective, got {len(self.directions)}; best_trials gives the Pareto set"
+            )
+        done = self.completed()
+        if not done:
+            raise TunesmithError(f"no trial of study {self.name!r} has completed: {self.summary()}")
+        sign = _signs(self.directions)[0]
+        return min(done, key=lambda t: (sign * _values(t)[0], t.number))
+
+    @property
+    def best_trials(self) -> tuple[Trial, ...]:
+        """The Pareto set, best first objective first (with one objective: its best trial); empty if none completed."""
+        done = self.completed()
+        if not done:
+            return ()
+        if len(self.directions) == 1:
+            return (self.best_trial,)
+        signs = _signs(self.directions)
+        losses = {t.number: tuple(s * v for s, v in zip(signs, _values(t), strict=True)) for t in done}
+        front = [
+            t for t in done if not any(_dominates(losses[o.number], losses[t.number]) for o in done if o is not t)
+        ]
+        return tuple(sorted(front, key=lambda t: (losses[t.number], t.number)))
+
+    def completed(self) -> list[Trial]:
+        """The trials that completed."""
+        return [t for t in self.trials if t.state is TrialState.COMPLETE and t.values is not None]
+
+    def checkpoint(self, trial: Trial) -> Path | None:
+        """The directory of the weights that the trial's value belongs to, None when they were not saved or are gone."""
+        if trial.checkpoint is None:
+            return None
+        path = self.directory / trial.checkpoint
+        return path if path.is_dir() else None
+
+    def summary(self) -> str:
+        """How many trials ended how, with the commonest reasons, in one line."""
+        counts: dict[str, int] = {}
+        reasons: dict[str, int] = {}
+        for t in self.trials:
+            counts[t.state.value.lower()] = counts.get(t.state.value.lower(), 0) + 1
+            if t.state is TrialState.FAILED and t.reason:
+                reasons[t.reason] = reasons.get(t.reason, 0) + 1
+        text = ", ".join(f"{n} {state}" for state, n in counts.items()) or "no trials"
+        common = sorted(reasons.items(), key=lambda item: -item[1])[:3]
+        return text + "".join(f"; {n} x {reason}" for reason, n in common)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per trial."""
+        return export.to_dataframe(self.trials, self.directions)
+
+    def to_optuna(self) -> optuna.Study:
+        """An in-memory Optuna study with all trials, whichever backend proposed them."""
+        return export.to_optuna(self.trials, self.directions, self.name)
+
+    def export(self, path: str | Path) -> Path:
+        """Write the trials to `path`: .csv, .parquet, or .log for an Optuna journal that optuna-dashboard opens."""
+        return export.export(self.trials, self.directions, self.name, Path(path))
+
+
+def load_study(path: str | Path) -> Study:
+    """Open the study in a directory for reading."""
+    path = Path(path)
+    return Study(Record.open(path.parent if path.name == FILE else path, read_only=True))
+
+
+def studies_in(directory: str | Path) -> list[Path]:
+    """The folders of the studies that began in `directory`, oldest first."""
+    home = Path(directory)
+    numbered = [p for p in home.glob("study-*") if p.name.removeprefix("study-").isdigit()]
+    folders = [home, *sorted(numbered, key=lambda p: int(p.name.removeprefix("study-")))]
+    return [p for p in folders if (p / FILE).is_file()]
+
+
+def open_study(
+    directory: str | Path,
+    *,
+    name: str | None,
+    directions: Sequence[str],
+    seed: int,
+    identity: Mapping[str, Any],
+    resume: Resume,
+) -> tuple[Study, str | None]:
+    """Open the study that goes on, or begin a new one; also a sentence for the user when one goes on.
+
+    `identity` (JSON) is what must be the same for a study to go on: space, arguments, objective. `resume="auto"`
+    continues an unfinished study of the same identity and directions, `True` a finished one too, `False` none.
+    Raises StudyChangedError when a study called `name` would go on but differs.
+    """
+    if resume not in ("auto", True, False):
+        raise SettingError(f'resume must be "auto", True or False, got {resume!r}')
+    home = Path(directory)
+    identity = json.loads(json.dumps(identity, default=str, sort_keys=True))
+    taken: set[str] = set()
+    for folder in reversed(studies_in(home)):
+        record = Record.open(folder)
+        info = record.info
+        taken.add(info.name)
+        finished = bool(info.settings.get("finished"))
+        wanted = name is None or info.name == name
+        if wanted and resume is not False and (resume is True or not finished):
+            differs = _differences(info, directions, identity)
+            if not differs:
+                return Study(record), _resume_message(Study(record))
+            if name is not None:
+                record.close()
+                raise StudyChangedError(
+                    f"study {name!r} in {folder} exists with other settings: {'; '.join(differs)}. "
+                    "Give this search another study name, or resume=False to start beside it"
+                )
+        record.close()
+    folder = _new_folder(home)
+    label = _free_name(name or folder.name or "study", taken)
+    record = Record.create(
+        folder, name=label, directions=tuple(directions), seed=seed, settings={"identity": identity, "finished": False}
+    )
+    return Study(record), None
+
+
+def _new_folder(home: Path) -> Path:
+    """`home` itself when nothing of a search lies there, else the next free `home/study-<k>`."""
+    if not (home / FILE).exists() and not any(home.glob("run-*")):
+        return home
+    k = 2
+    while (home / f"study-{k}").exists():
+        k += 1
+    return home / f"study-{k}"
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    label, k = name, 2
+    while label in taken:
+        label, k = f"{name}-{k}", k + 1
+    return label
+
+
+def _differences(info: StudyInfo, directions: Sequence[str], identity: Mapping[str, Any]) -> list[str]:
+    found = []
+    if tuple(info.directions) != tuple(directions):
+        found.append(f"directions were {list(info.directions)}, now {list(directions)}")
+    known = info.settings.get("identity", {})
+    for key in sorted({*known, *identity}):
+        before, now = known.get(key), identity.get(key)
+        if before == now:
+            continue
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            names = [n for n in sorted({*before, *now}) if before.get(n) != now.get(n)]
+            found += [f"{key} {n!r} was {before.get(n, 'absent')}, now {now.get(n, 'absent')}" for n in names[:4]]
+        else:
+            found.append(f"{key} was {before}, now {now}")
+    return found
+
+
+def _resume_message(study: Study) -> str:
+    done = sum(t.state.finished for t in study.trials)
+    return (
+        f"resuming study {study.name!r} in {study.directory}: {done} trial(s) done "
+        "(resume=False starts afresh, beside it)"
+    )
+
+
+def _signs(directions: Sequence[str]) -> list[float]:
+    return [1.0 if d == "minimize" else -1.0 for d in directions]
+
+
+def _values(trial: Trial) -> tuple[float, ...]:
+    return trial.values or ()
+
+
+def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
