@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tunesmith.errors import TunesmithError as TunesmithError
     from tunesmith.sampler import Sampler as Sampler
-    from tunesmith.search import search as search
+    from tunesmith.conduct import search as search
     from tunesmith.study import Study as Study
     from tunesmith.study import load_study as load_study
     from tunesmith.trainer import Trainer as Trainer
@@ -31,7 +31,7 @@ _HOMES = {
     "TunesmithError": "errors",
     "hyperparameter_search": "trainer",
     "load_study": "study",
-    "search": "search",
+    "search": "conduct",
     "tunable": "trainer",
 }
 
@@ -45,7 +45,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'tunesmith' has no attribute {name!r}; it has {', '.join(sorted(_HOMES))}")
     value = getattr(import_module(f"tunesmith.{_HOMES[name]}"), name)
-    globals()[name] = value  # a submodule of the same name (search) must not take the function's place
+    globals()[name] = value
     return value
 
 

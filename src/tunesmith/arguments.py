@@ -1,0 +1,225 @@
+"""TrainingArguments for one trial: typed conversion of hyperparameters, and what a name can mean."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from typing import Any
+
+from tunesmith.errors import SettingError
+
+_TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
+# what differs between two starts of the same search without changing what is searched
+_INCIDENTAL = {
+    "output_dir", "logging_dir", "run_name", "report_to", "local_rank", "hub_token", "push_to_hub_token",
+    "disable_tqdm", "log_level", "log_level_replica", "logging_first_step", "overwrite_output_dir",
+    "resume_from_checkpoint", "ddp_timeout", "hub_model_id", "push_to_hub", "trackio_space_id", "project",
+}  # fmt: skip
+
+
+def fresh(arguments: Any, changes: Mapping[str, Any]) -> Any:
+    """A new arguments object of the same class with `changes` (checked names) converted and applied.
+
+    Mutable values are copied, so that nothing a trial does to its arguments reaches the user's. `__post_init__` runs
+    again, since it derives values from others, unless the class cannot bear that (some derived values then stay).
+    """
+    result = _copy(arguments)
+    for name, value in changes.items():
+        head, _, rest = name.partition(".")
+        if rest:
+            nested = dict(_as_dict(getattr(result, head), head))
+            nested[rest] = value
+            changed: Any = nested if not isinstance(getattr(result, head), str) else _joined(nested)
+        elif isinstance(value, Mapping) and isinstance(getattr(result, head), Mapping):
+            changed = {**getattr(result, head), **value}
+        else:
+            changed = convert(head, value, _hints(type(arguments)).get(head, Any))
+        setattr(result, head, changed)
+    if changes and _can_repeat_post_init(arguments):
+        result.__post_init__()
+    return result
+
+
+def convert(name: str, value: Any, hint: Any) -> Any:
+    """The value in the field's type, by its annotation. Raises SettingError where there is no faithful conversion."""
+    options = _options(hint)
+    if value is None or (isinstance(value, str) and value.lower() == "none" and str not in options):
+        if type(None) in options or Any in options:
+            return None
+    value = value.item() if hasattr(value, "item") and callable(value.item) else value  # numpy scalars
+    for option in options:
+        if isinstance(option, type) and type(value) is option:
+            return value
+    for option in sorted(options, key=_rank):
+        converted = _convert_to(option, value)
+        if converted is not _NO:
+            return converted
+    wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options if o is not type(None))
+    raise SettingError(f"{name} must be {wanted}, got {value!r} ({type(value).__name__})")
+
+
+def unknown_names(
+    names: Iterable[str], arguments: Any, trainer: Any, model_init: Callable[..., Any] | None
+) -> dict[str, str | None]:
+    """The names that nothing reads, each with the nearest known name (None when none is near).
+
+    A name is read when it is a field of the arguments (`field.key` for a nested one), an attribute of the Trainer, or
+    when the code of `model_init` (or of a function it calls) mentions it.
+    """
+    fields = {f.name for f in dataclasses.fields(arguments)}
+    mentioned = _strings(model_init)
+    unknown = {}
+    for name in names:
+        head = name.partition(".")[0]
+        if head in fields or head in mentioned or name in mentioned or hasattr(trainer, head):
+            continue
+        near = difflib.get_close_matches(name, sorted(fields | mentioned), n=1)
+        unknown[name] = near[0] if near else None
+    return unknown
+
+
+def identity(arguments: Any) -> dict[str, str]:
+    """The arguments as text by name, without what does not change the search."""
+    found = {}
+    for field in dataclasses.fields(arguments):
+        if field.name not in _INCIDENTAL and field.init and not field.name.startswith("_"):
+            found[field.name] = str(getattr(arguments, field.name, None))
+    return found
+
+
+class _No:
+    """No conversion."""
+
+
+_NO = _No()
+
+
+def _copy(arguments: Any) -> Any:
+    result = copy.copy(arguments)
+    for name, value in vars(result).items():
+        if isinstance(value, dict | list | set):
+            setattr(result, name, copy.deepcopy(value))
+    return result
+
+
+def _can_repeat_post_init(arguments: Any) -> bool:
+    try:
+        _copy(arguments).__post_init__()
+    except Exception:  # noqa: BLE001  a subclass's own checks; any refusal means the same
+        return False
+    return True
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(kind)
+    except (NameError, TypeError):  # a name that is only imported for type checking
+        return {f.name: f.type for f in dataclasses.fields(kind) if not isinstance(f.type, str)}
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return tuple(o for part in typing.get_args(hint) for o in _options(part))
+    origin = typing.get_origin(hint)
+    return (origin if isinstance(origin, type) else hint,)
+
+
+def _rank(option: Any) -> int:
+    """Narrow types are tried first: "0.1" is a number before it is a string."""
+    if isinstance(option, type) and issubclass(option, Enum):
+        return 0
+    return {bool: 1, int: 2, float: 3, dict: 4, str: 5}.get(option, 6)
+
+
+def _convert_to(option: Any, value: Any) -> Any:  # noqa: PLR0911, PLR0912, C901  a table of types in order
+    if option is Any:
+        return value
+    if not isinstance(option, type) or option is type(None):
+        return _NO
+    if issubclass(option, Enum):
+        try:
+            return option(value)
+        except ValueError:
+            return _NO
+    if option is bool:
+        if isinstance(value, str) and value.lower() in _TRUE | _FALSE:
+            return value.lower() in _TRUE
+        return bool(value) if value in (0, 1) and isinstance(value, int | float) else _NO
+    if option in (int, float):
+        if isinstance(value, bool):
+            return _NO
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            return _NO
+        if option is float:
+            return number
+        return int(number) if number.is_integer() else _NO
+    if option is str:
+        return str(value.value if isinstance(value, Enum) else value) if not isinstance(value, Mapping) else _NO
+    if option is dict:
+        return _json_dict(value)
+    return value if isinstance(value, option) else _NO
+
+
+def _json_dict(value: Any) -> Any:
+    if isinstance(value, str) and value.strip().startswith("{"):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return _NO
+    return dict(value) if isinstance(value, Mapping) else _NO
+
+
+def _as_dict(value: Any, name: str) -> Mapping[str, Any]:
+    """A nested field as a dict; strings like optim_args are `key=value,key=value`."""
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return dict(part.strip().split("=", 1) for part in value.split(",") if part.strip())
+    if isinstance(value, Mapping):
+        return value
+    raise SettingError(f"{name} has no nested hyperparameters, got a {type(value).__name__}")
+
+
+def _joined(nested: Mapping[str, Any]) -> str:
+    return ",".join(f"{k}={v}" for k, v in nested.items())
+
+
+def _strings(function: Callable[..., Any] | None, depth: int = 3) -> set[str]:
+    """The string constants and attribute names in a function's code and in the functions it calls."""
+    function = inspect.unwrap(function) if function is not None else None
+    function = getattr(function, "func", function)  # functools.partial
+    code = getattr(function, "__code__", None)
+    if code is None or depth == 0:
+        return set()
+    found: set[str] = set()
+    pending = [code]
+    while pending:
+        current = pending.pop()
+        for constant in current.co_consts:
+            if isinstance(constant, str):
+                found.add(constant)
+            elif isinstance(constant, types.CodeType):
+                pending.append(constant)
+            elif isinstance(constant, tuple):
+                found.update(c for c in constant if isinstance(c, str))
+        for name in current.co_names:
+            called = getattr(function, "__globals__", {}).get(name)
+            if isinstance(called, types.FunctionType):
+                found |= _strings(called, depth - 1)
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            inner = cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+        if isinstance(inner, types.FunctionType):
+            found |= _strings(inner, depth - 1)
+    return found

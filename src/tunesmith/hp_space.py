@@ -1,0 +1,130 @@
+"""`hp_space` in every form a Trainer user may give it, and what can be learned of it before the first trial."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from tunesmith.errors import SpaceError, TunesmithError, UserFunctionError
+from tunesmith.space import as_function, parse_space
+from tunesmith.trial import CONTINUE, Assignment, Decision, LiveTrial, Report, Space
+
+PROBES = 8  # so many draws see each branch of a space with a few branches
+
+
+@dataclass(frozen=True)
+class SpaceFunction:
+    """Hyperparameters of a trial: `function(trial)` suggests and returns them; `static` is the space where it is fixed."""
+
+    function: Callable[[Any], Any]
+    static: Space | None = None
+
+    def __call__(self, trial: LiveTrial) -> dict[str, Any]:
+        """Suggest the trial's hyperparameters. What the user's function raises becomes UserFunctionError."""
+        try:
+            values = self.function(trial)
+        except TunesmithError:
+            raise
+        except Exception as error:
+            raise UserFunctionError(f"hp_space failed: {type(error).__name__}: {error}") from error
+        if values is None:
+            return trial.params
+        if _is_space(values):  # a function that returns Ray Tune domains, a W&B config or a SigOpt list
+            return dict(as_function(parse_space(values))(trial))
+        if not isinstance(values, Mapping):
+            raise UserFunctionError(
+                f"hp_space must return a dict of hyperparameters, got {type(values).__name__}: {values!r}"
+            )
+        return dict(values)
+
+
+def as_space_function(hp_space: Any) -> SpaceFunction:
+    """Any form of `hp_space` as a function of the trial. Raises SpaceError for what is none."""
+    if callable(hp_space):
+        return SpaceFunction(hp_space)
+    static = parse_space(hp_space)
+    return SpaceFunction(as_function(static), static)
+
+
+def default_space(trial: Any) -> dict[str, Any]:
+    """The hyperparameters that transformers searches when no hp_space is given."""
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", 1e-6, 1e-4, log=True),
+        "num_train_epochs": trial.suggest_int("num_train_epochs", 1, 5),
+        "seed": trial.suggest_int("seed", 1, 40),
+        "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", [4, 8, 16, 32, 64]),
+    }
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a few draws of a space show: each name's distributions in order of appearance, and the values returned."""
+
+    distributions: Mapping[str, Sequence[BaseDistribution]]
+    values: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, function: SpaceFunction) -> Probe:
+        """Draw from the space with fixed seeds. Raises what a bug in it raises, before any trial."""
+        distributions: dict[str, list[BaseDistribution]] = {}
+        values = []
+        for k in range(PROBES):
+            trial = LiveTrial(Assignment(k), _Draws(random.Random(k)))  # noqa: S311  no secret
+            values.append(function(trial))
+            for name, distribution in trial.distributions.items():
+                known = distributions.setdefault(name, [])
+                if distribution not in known:
+                    known.append(distribution)
+        return cls(distributions, values)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the hyperparameters returned."""
+        return list(dict.fromkeys(name for values in self.values for name in values))
+
+
+class _Draws:
+    """The line of a trial that is only a probe: values at random, nothing recorded."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+
+    def suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        if isinstance(distribution, CategoricalDistribution):
+            return self._rng.choice(distribution.choices)
+        if isinstance(distribution, IntDistribution):
+            return self._rng.randrange(distribution.low, distribution.high + 1, distribution.step)
+        if isinstance(distribution, FloatDistribution):
+            value = self._rng.uniform(distribution.low, distribution.high)
+            if distribution.step is None:
+                return value
+            return distribution.low + round((value - distribution.low) / distribution.step) * distribution.step
+        raise SpaceError(f'unknown distribution {distribution!r} for "{name}"')
+
+    def report(self, report: Report) -> Decision:  # noqa: ARG002
+        return CONTINUE
+
+    def decide(self) -> Decision:
+        return CONTINUE
+
+    def checkpoint(self, path: str, step: int) -> None:
+        """A probe keeps nothing."""
+
+    def annotate(self, key: str, value: Any) -> None:
+        """A probe keeps nothing."""
+
+
+def _is_space(values: Any) -> bool:
+    if isinstance(values, list | tuple):
+        return True
+    if not isinstance(values, Mapping):
+        return False
+    if "parameters" in values and isinstance(values["parameters"], Mapping):
+        return True
+    return any(
+        isinstance(v, BaseDistribution) or type(v).__module__.partition(".")[0] == "ray" for v in values.values()
+    )

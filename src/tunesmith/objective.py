@@ -1,0 +1,84 @@
+"""The objective of a Trainer's search: from the metrics of an evaluation to one number, or one per direction."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers.trainer_utils import default_compute_objective
+
+from tunesmith.errors import SettingError
+
+
+@dataclass
+class Objective:
+    """A function of the metrics, with its directions and the name by which a study knows it."""
+
+    function: Callable[[dict[str, float]], Any]
+    directions: tuple[str, ...]
+    name: str
+    summed: bool = False
+    _warned: bool = field(default=False, repr=False)
+
+    @classmethod
+    def of(cls, trainer: Any, compute_objective: Callable[[dict[str, float]], Any] | None, directions: tuple[str, ...]) -> Objective:
+        """The user's function, else the metric that `metric_for_best_model` names, else transformers' default.
+
+        `direction` is turned to "maximize" where the arguments say that greater is better; a metric that contradicts
+        the direction given is not taken.
+        """
+        if trainer.eval_dataset is None:
+            raise SettingError("a search needs an eval_dataset to compute the objective on, got None")
+        if compute_objective is not None:
+            name = getattr(compute_objective, "__qualname__", type(compute_objective).__name__)
+            return cls(compute_objective, directions, name)
+        if len(directions) > 1:
+            raise SettingError(
+                f"several directions need a compute_objective that returns {len(directions)} values, got None"
+            )
+        metric, greater = trainer.args.metric_for_best_model, bool(trainer.args.greater_is_better)
+        if metric is not None and (greater or directions == ("minimize",)):
+            key = metric if metric.startswith("eval_") else f"eval_{metric}"
+            if greater and directions == ("minimize",):
+                warnings.warn(
+                    f"{key} is maximized, since greater_is_better is set and no compute_objective is given; "
+                    "pass a compute_objective to search for something else",
+                    UserWarning,
+                    stacklevel=3,
+                )
+            return cls(_Metric(key), ("maximize",) if greater else directions, key)
+        return cls(default_compute_objective, directions, "default_compute_objective", summed=True)
+
+    def __call__(self, metrics: Mapping[str, float]) -> float | list[float]:
+        """The objective's value(s); raises what the user's function raises."""
+        if self.summed and self.directions == ("minimize",) and not self._warned:
+            self._warn_of_sum(metrics)
+        result = self.function(dict(metrics))
+        if isinstance(result, list | tuple):
+            return [float(v) for v in result]
+        return float(result) if len(self.directions) == 1 else [float(v) for v in result]
+
+    def _warn_of_sum(self, metrics: Mapping[str, float]) -> None:
+        self._warned = True
+        parts = [
+            m for m in metrics if m not in ("eval_loss", "epoch") and not m.endswith(("_runtime", "_per_second"))
+        ]
+        if parts:
+            warnings.warn(
+                f"what is minimized is the sum {' + '.join(parts)}: the default objective adds all metrics but the "
+                'loss. Pass direction="maximize" if more is better, or a compute_objective',
+                UserWarning,
+                stacklevel=4,
+            )
+
+
+@dataclass(frozen=True)
+class _Metric:
+    key: str
+
+    def __call__(self, metrics: Mapping[str, float]) -> float:
+        if self.key not in metrics:
+            raise KeyError(f"metric_for_best_model names {self.key!r}; the evaluation gave {', '.join(sorted(metrics))}")
+        return metrics[self.key]

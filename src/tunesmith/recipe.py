@@ -1,0 +1,251 @@
+"""The recipe of a Trainer: the constructor's arguments, from which every trial gets a Trainer without a past."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import inspect
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from tunesmith.errors import SettingError
+
+RECORD = "_tunesmith_call"
+# attributes that a Trainer's constructor or training makes anew; all others that differ from what the constructor
+# left behind were set by the user, and are set again after each rebuild
+_OWN = {
+    "model", "model_wrapped", "optimizer", "lr_scheduler", "callback_handler", "accelerator", "state", "control",
+    "args", "is_in_train", "current_flos", "hp_name", "hp_search_backend", "hp_space", "objective",
+    "compute_objective", "deepspeed", "neftune_hook_handle", "label_smoother", "is_deepspeed_enabled",
+    "is_fsdp_enabled", "gather_function", "place_model_on_device", "model_accepts_loss_kwargs", "label_names",
+    "can_return_loss", "is_model_parallel", "total_batched_samples", "num_input_tokens_seen", "ref_model", "model_init",
+    "is_fsdp_xla_enabled", "is_fsdp_xla_v1_enabled", "is_fsdp_xla_v2_enabled", "use_apex", "use_cpu_amp", "amp_dtype",
+    "current_gradient_accumulation_steps", "is_tp_enabled", "neftune_noise_alpha", "train_dataset", "eval_dataset",
+}  # fmt: skip
+_BARS = (ProgressCallback, PrinterCallback)
+
+
+class Recording(type(Trainer)):  # type: ignore[misc]  the metaclass of Trainer is `type` today
+    """A metaclass that keeps the arguments an instance was made with, those of the outermost subclass."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        trainer = super().__call__(*args, **kwargs)
+        built = {k: v for k, v in vars(trainer).items() if k not in _OWN and not k.startswith("_")}
+        vars(trainer)[RECORD] = (args, kwargs, built)
+        return trainer
+
+
+@dataclass
+class Recipe:
+    """How to make a Trainer like the user's: the constructor's keyword arguments, and what was changed since.
+
+    `changed` holds attributes set after construction, `callbacks` all callbacks of the user's Trainer as they were at
+    the start of the search, `given` those that the constructor takes.
+    """
+
+    trainer: Trainer
+    kwargs: dict[str, Any]
+    changed: Mapping[str, Any]
+    callbacks: list[TrainerCallback]
+    given: list[Any]
+    weights: dict[str, torch.Tensor] | None = None
+    frozen: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> Recipe:
+        """Read the recipe off a Trainer: as recorded (tunesmith.Trainer, tunable), else by the constructor's names."""
+        recorded = vars(trainer).get(RECORD)
+        signature = inspect.signature(type(trainer).__init__)
+        if recorded is not None:
+            args, kwargs, built = recorded
+            given = _flat(signature, signature.bind(trainer, *args, **kwargs).arguments)
+            changed = {
+                k: v
+                for k, v in vars(trainer).items()
+                if k not in _OWN and not k.startswith("_") and (k not in built or built[k] is not v)
+            }
+            for name in ("train_dataset", "eval_dataset"):  # replaced by the user, not prepared by a subclass
+                if name in given and vars(trainer).get(name) is None:
+                    given[name] = None
+        else:
+            given, changed = _by_names(trainer, signature), {}
+        recipe = cls(
+            trainer=trainer,
+            kwargs={k: v for k, v in given.items() if k not in ("args", "callbacks")},
+            changed=changed,
+            callbacks=list(trainer.callback_handler.callbacks),
+            given=list(given.get("callbacks") or []),
+        )
+        if trainer.model_init is None:
+            recipe._keep_model()
+        else:
+            recipe.kwargs["model"] = None
+        return recipe
+
+    def _keep_model(self) -> None:
+        """Without model_init the built model is used again, with its weights put back before each trial."""
+        model = self.trainer.model
+        if "model" not in inspect.signature(type(self.trainer).__init__).parameters:
+            raise SettingError(f"{type(self.trainer).__name__} takes no model; give it a model_init to search with it")
+        self.kwargs["model"] = model
+        self.kwargs.pop("peft_config", None)  # the built model has its adapters
+        trained = {n for n, p in model.named_parameters() if p.requires_grad}
+        buffers = {n for n, _ in model.named_buffers()}
+        state = model.state_dict(keep_vars=True)
+        self.weights = {n: t.detach().cpu().clone() for n, t in state.items() if n in trained | buffers}
+        self.frozen = {n: p._version for n, p in model.named_parameters() if n not in trained}  # noqa: SLF001
+
+    def restore_weights(self) -> None:
+        """Put the weights back as they were at the start of the search. Raises SettingError if frozen ones changed."""
+        if self.weights is None:
+            return
+        model = self.kwargs["model"]
+        for name, parameter in model.named_parameters():
+            parameter.grad = None
+            if name in self.frozen:
+                if parameter._version != self.frozen[name]:  # noqa: SLF001  torch counts writes there
+                    raise SettingError(
+                        f"frozen weights must stay as they are between trials, and a trial has changed {name!r}; "
+                        "give the Trainer a model_init"
+                    )
+                parameter.requires_grad_(False)
+            else:
+                parameter.requires_grad_(True)
+        model.load_state_dict(self.weights, strict=False)
+
+    def rebuild(self, args: Any, *, fresh_callbacks: bool, bars: bool) -> None:
+        """Make the user's Trainer anew, in place, with these arguments and without anything of its past.
+
+        `fresh_callbacks`: copies of the callbacks as they were; else the user's own objects. `bars`: whether
+        transformers' progress bars (or printed logs) are kept.
+        """
+        trainer = self.trainer
+        record = vars(trainer).get(RECORD)
+        copied = _Copier(trainer, self.kwargs) if fresh_callbacks else (lambda callback: callback)
+        given = [copied(c) for c in self.given]
+        vars(trainer).clear()
+        if record is not None:
+            vars(trainer)[RECORD] = record
+        kwargs = {**self.kwargs, "args": args}
+        if given:
+            kwargs["callbacks"] = given
+        type(trainer).__init__(trainer, **kwargs)
+        for name, value in self.changed.items():
+            setattr(trainer, name, value)
+        self._settle_callbacks(copied)
+        if not bars:
+            for kind in _BARS:
+                trainer.remove_callback(kind)
+
+    def _settle_callbacks(self, copied: Callable[[Any], Any]) -> None:
+        """Add callbacks that the user added after construction, remove those that the user removed."""
+        handler = self.trainer.callback_handler
+        wanted = Counter(type(c) for c in self.callbacks if not isinstance(c, _BARS))
+        present = Counter(type(c) for c in handler.callbacks if not isinstance(c, _BARS))
+        for kind in present - wanted:
+            for _ in range((present - wanted)[kind]):
+                self.trainer.remove_callback(kind)
+        missing = wanted - present
+        for original in self.callbacks:
+            if missing[type(original)] > 0:
+                missing[type(original)] -= 1
+                self.trainer.add_callback(copied(original))
+
+
+def release(trainer: Trainer) -> None:
+    """Free the model, optimizer and accelerator memory that a trial leaves behind."""
+    state = vars(trainer)
+    accelerator = state.get("accelerator")
+    if accelerator is not None:
+        accelerator.free_memory()
+    for name in ("model", "model_wrapped", "optimizer", "lr_scheduler", "deepspeed"):
+        state[name] = None
+    handler = state.get("callback_handler")
+    for name in ("model", "optimizer", "lr_scheduler", "train_dataloader", "eval_dataloader"):
+        if handler is not None:
+            setattr(handler, name, None)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _flat(signature: inspect.Signature, bound: Mapping[str, Any]) -> dict[str, Any]:
+    """Bound arguments as keyword arguments: `**kwargs` spread, `self` left out."""
+    flat: dict[str, Any] = {}
+    for index, (name, value) in enumerate(bound.items()):
+        kind = signature.parameters[name].kind
+        if index == 0:
+            continue
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            flat.update(value)
+        elif kind is inspect.Parameter.VAR_POSITIONAL:
+            raise SettingError(
+                "a Trainer's constructor must take named arguments to be made anew for each trial, got *args"
+            )
+        else:
+            flat[name] = value
+    return flat
+
+
+def _by_names(trainer: Trainer, signature: inspect.Signature) -> dict[str, Any]:
+    """The constructor's arguments of a Trainer that was not recorded, from its attributes of the same names."""
+    defaults = {type(c) if not isinstance(c, type) else c for c in _default_callbacks(trainer.args)}
+    found: dict[str, Any] = {}
+    parameters = [*signature.parameters.values()][1:]
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        parameters += [p for p in inspect.signature(Trainer.__init__).parameters.values() if p.name != "self"]
+    for p in parameters:
+        if p.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
+            continue
+        if p.name == "callbacks":
+            found[p.name] = [c for c in trainer.callback_handler.callbacks if type(c) not in defaults]
+        elif p.name == "optimizers":
+            found[p.name] = (None, None) if trainer.model_init else (trainer.optimizer, trainer.lr_scheduler)
+        elif hasattr(trainer, p.name):
+            found[p.name] = getattr(trainer, p.name)
+        elif p.default is inspect.Parameter.empty:
+            raise SettingError(
+                f"the constructor's arguments of {type(trainer).__name__} must be known, and {p.name!r} cannot be read "
+                f"off the trainer; make it with tunesmith.tunable({type(trainer).__name__})(...)"
+            )
+    return found
+
+
+def _default_callbacks(args: Any) -> list[Any]:
+    from transformers.integrations import get_reporting_integration_callbacks  # noqa: PLC0415  only needed here
+    from transformers.trainer import DEFAULT_CALLBACKS, DEFAULT_PROGRESS_CALLBACK  # noqa: PLC0415
+
+    return [
+        *DEFAULT_CALLBACKS,
+        *get_reporting_integration_callbacks(args.report_to),
+        DEFAULT_PROGRESS_CALLBACK,
+        *_BARS,
+    ]
+
+
+class _Copier:
+    """Deep copies of callbacks; what belongs to the Trainer (datasets, tokenizer, itself) is shared, not copied."""
+
+    def __init__(self, trainer: Trainer, kwargs: Mapping[str, Any]) -> None:
+        self._shared = {id(v): v for v in [trainer, *vars(trainer).values(), *kwargs.values()]}
+
+    def __call__(self, original: Any) -> Any:
+        if isinstance(original, type):
+            return original
+        try:
+            return copy.deepcopy(original, dict(self._shared))
+        except Exception as error:  # noqa: BLE001  anything a user's object may raise when copied
+            warnings.warn(
+                f"callback {type(original).__name__} cannot be copied ({type(error).__name__}: {error}); "
+                "its state goes on from trial to trial",
+                UserWarning,
+                stacklevel=3,
+            )
+            return original
