@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith import export
 from tunesmith.errors import SettingError, StudyChangedError, TunesmithError
-from tunesmith.record import Record, StudyInfo
+from tunesmith.record import FILE, Record, StudyInfo
 from tunesmith.trial import Trial, TrialState
 
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
-FILE = "study.sqlite"
+
 Resume = Literal["auto"] | bool
 
 
