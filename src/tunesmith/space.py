@@ -1,0 +1,323 @@
+"""Search spaces in every dialect (Optuna, Ray Tune, W&B sweeps, SigOpt) as Optuna distributions, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from tunesmith.errors import SpaceError
+from tunesmith.trial import Space
+
+
+def parse_space(space: Any) -> dict[str, BaseDistribution]:
+    """The space as Optuna distributions by name; a plain value becomes a choice of one.
+
+    Takes a dict of Optuna distributions, of Ray Tune domains, a W&B sweep config (or its `parameters`) or a list of
+    SigOpt parameters. Nested parameters get dotted names. Raises SpaceError for anything else.
+    """
+    if isinstance(space, list | tuple):
+        return _from_sigopt(space)
+    if not isinstance(space, Mapping):
+        raise SpaceError(
+            f"a space is a function of the trial, a dict or a SigOpt list, got {type(space).__name__}: {space!r}"
+        )
+    if isinstance(space.get("parameters"), Mapping):
+        return _from_wandb(space["parameters"])
+    if space and all(isinstance(v, Mapping) and _is_wandb(v) for v in space.values()):
+        return _from_wandb(space)
+    return _from_dict(space, "")
+
+
+def as_function(space: Space) -> Callable[[Any], dict[str, Any]]:
+    """A function of the trial that suggests every parameter; dotted names come back as dotted names."""
+
+    def suggest(trial: Any) -> dict[str, Any]:
+        return {name: _suggest(trial, name, distribution) for name, distribution in space.items()}
+
+    return suggest
+
+
+def _suggest(trial: Any, name: str, d: BaseDistribution) -> Any:
+    if isinstance(d, FloatDistribution):
+        return trial.suggest_float(name, d.low, d.high, step=d.step, log=d.log)
+    if isinstance(d, IntDistribution):
+        return trial.suggest_int(name, d.low, d.high, step=d.step, log=d.log)
+    if isinstance(d, CategoricalDistribution):
+        return trial.suggest_categorical(name, d.choices)
+    raise SpaceError(f'unknown distribution {d!r} for "{name}"')
+
+
+# -- building with our errors ----------------------------------------------------------------------------------------
+
+
+def _float(name: str, low: Any, high: Any, *, log: bool = False, step: float | None = None) -> BaseDistribution:
+    low, high = _number(name, low), _number(name, high)
+    _ordered(name, low, high, log=log)
+    if step is not None and log:
+        raise SpaceError(f'a log range has no step, got step={step} for "{name}"; drop the step')
+    if step is not None:
+        steps = math.floor((high - low) / step + 1e-9)
+        high = low + steps * step  # Optuna would shorten the range with a warning
+    return FloatDistribution(low, high, log=log, step=step)
+
+
+def _int(name: str, low: Any, high: Any, *, log: bool = False, step: int = 1) -> BaseDistribution:
+    low, high = _number(name, low), _number(name, high)
+    if not (float(low).is_integer() and float(high).is_integer() and float(step).is_integer() and step >= 1):
+        raise SpaceError(f'an integer range needs whole numbers, got low={low} high={high} step={step} for "{name}"')
+    low, high, step = int(low), int(high), int(step)
+    _ordered(name, low, high, log=log)
+    return IntDistribution(low, low + (high - low) // step * step, log=log, step=step)
+
+
+def _choice(name: str, choices: Any) -> BaseDistribution:
+    if not isinstance(choices, Sequence) or isinstance(choices, str) or not choices:
+        raise SpaceError(f'choices must be a list with at least one value, got {choices!r} for "{name}"')
+    for value in choices:
+        if value is not None and not isinstance(value, bool | int | float | str):
+            raise SpaceError(
+                f'a choice must be None, a bool, a number or a string, got {value!r} for "{name}"; '
+                "let hp_space map a name to it"
+            )
+    return CategoricalDistribution(tuple(choices))
+
+
+def _number(name: str, value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise SpaceError(f'a bound must be a finite number, got {value!r} for "{name}"')
+    return value
+
+
+def _ordered(name: str, low: float, high: float, *, log: bool) -> None:
+    if low > high:
+        raise SpaceError(f'low must not exceed high, got low={low} high={high} for "{name}"')
+    if log and low <= 0:
+        raise SpaceError(f'a log range must begin above 0, got low={low} for "{name}"')
+
+
+# -- Optuna and Ray Tune ---------------------------------------------------------------------------------------------
+
+
+def _from_dict(space: Mapping[str, Any], prefix: str) -> dict[str, BaseDistribution]:
+    found: dict[str, BaseDistribution] = {}
+    for key, value in space.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, BaseDistribution):
+            found[name] = value
+        elif type(value).__module__.partition(".")[0] == "ray":
+            found[name] = _from_ray(name, value)
+        elif isinstance(value, Mapping) and set(value) == {"grid_search"}:
+            found[name] = _choice(name, list(value["grid_search"]))
+        elif isinstance(value, Mapping):
+            found |= _from_dict(value, f"{name}.")
+        elif value is None or isinstance(value, bool | int | float | str):
+            found[name] = _choice(name, [value])
+        else:
+            raise SpaceError(
+                f'a parameter is a distribution or a plain value, got {type(value).__name__} for "{name}": {value!r}'
+            )
+    return found
+
+
+def _from_ray(name: str, domain: Any) -> BaseDistribution:
+    """A Ray Tune domain; upper bounds of integer domains are exclusive there, those of quantized ones inclusive."""
+    kind, sampler = type(domain).__name__, domain.get_sampler() if hasattr(domain, "get_sampler") else None
+    step: Any = None
+    if type(sampler).__name__ == "Quantized":
+        step, sampler = sampler.q, sampler.sampler
+    log = "LogUniform" in type(sampler).__name__
+    if kind == "Categorical":
+        return _choice(name, list(domain.categories))
+    if type(sampler).__name__.lstrip("_") == "Normal":
+        raise SpaceError(f'a parameter needs bounds, and "{name}" is tune.randn; use tune.uniform')
+    if kind == "Float":
+        if step is not None and log:
+            return _grid(name, domain.lower, domain.upper, step)
+        return _float(name, domain.lower, domain.upper, log=log, step=step)
+    if kind == "Integer":
+        if step is not None and step != 1 and not log:
+            first = math.ceil(domain.lower / step) * step
+            return _int(name, first, domain.upper, step=step)
+        high = domain.upper if step is not None else domain.upper - 1
+        return _int(name, domain.lower, high, log=log)
+    raise SpaceError(
+        f'only domains with bounds or choices can be searched by every backend, got {kind} for "{name}"; '
+        "write sample_from as a function of the trial: hp_space=lambda trial: ..."
+    )
+
+
+def _grid(name: str, low: float, high: float, step: float) -> BaseDistribution:
+    """A log range with a step, as the list of its values (at most 1,000)."""
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    if last - first >= 1000:  # noqa: PLR2004
+        raise SpaceError(f'a log range with a step may have 1,000 values, got {last - first + 1} for "{name}"')
+    return _choice(name, [k * step for k in range(first, last + 1)])
+
+
+# -- W&B -------------------------------------------------------------------------------------------------------------
+
+_WANDB_KEYS = {"value", "values", "min", "max", "distribution", "parameters"}
+
+
+def _is_wandb(value: Mapping[str, Any]) -> bool:
+    return bool(_WANDB_KEYS & set(value))
+
+
+def _from_wandb(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, BaseDistribution]:
+    """The `parameters` of a sweep config; distributions as W&B documents them, exponents of e made plain bounds."""
+    found: dict[str, BaseDistribution] = {}
+    for key, config in parameters.items():
+        name = f"{prefix}{key}"
+        if not isinstance(config, Mapping):
+            raise SpaceError(f'a W&B parameter is a dict with value, values or min and max, got {config!r} for "{name}"')
+        if isinstance(config.get("parameters"), Mapping):
+            found |= _from_wandb(config["parameters"], f"{name}.")
+        else:
+            found[name] = _wandb_distribution(name, config)
+    return found
+
+
+def _wandb_distribution(name: str, config: Mapping[str, Any]) -> BaseDistribution:  # noqa: PLR0911  a table
+    if "value" in config:
+        return _choice(name, [config["value"]])
+    if "values" in config:
+        return _choice(name, list(config["values"]))
+    missing = [k for k in ("min", "max") if k not in config]
+    kind = config.get("distribution")
+    if kind in ("normal", "q_normal", "log_normal", "q_log_normal"):
+        raise SpaceError(f'a parameter needs bounds, and "{name}" is {kind}; use uniform or log_uniform_values')
+    if missing:
+        raise SpaceError(f'a W&B parameter needs min and max, got {dict(config)} for "{name}"')
+    low, high, q = config["min"], config["max"], config.get("q", 1)
+    if kind is None:
+        whole = isinstance(low, int) and isinstance(high, int) and not isinstance(low, bool)
+        return _int(name, low, high) if whole else _float(name, low, high)
+    if kind == "int_uniform":
+        return _int(name, low, high)
+    if kind == "uniform":
+        return _float(name, low, high)
+    if kind in ("log_uniform_values", "inv_log_uniform_values"):
+        return _float(name, low, high, log=True)
+    if kind in ("log_uniform", "inv_log_uniform"):
+        sign = -1 if kind.startswith("inv") else 1
+        return _float(name, *sorted((math.exp(sign * low), math.exp(sign * high))), log=True)
+    if kind == "q_uniform":
+        whole = float(q).is_integer() and float(low).is_integer()
+        return _int(name, low, math.floor(high), step=int(q)) if whole else _float(name, low, high, step=float(q))
+    if kind in ("q_log_uniform_values", "q_log_uniform"):
+        if kind == "q_log_uniform":
+            low, high = math.exp(low), math.exp(high)
+        if q == 1:
+            return _int(name, max(1, math.ceil(low)), math.floor(high), log=True)
+        return _grid(name, low, high, q)
+    raise SpaceError(f'unknown W&B distribution {kind!r} for "{name}"')
+
+
+def to_wandb(space: Space) -> dict[str, dict[str, Any]]:
+    """The `parameters` of a W&B sweep config."""
+    return {name: _to_wandb(d) for name, d in space.items()}
+
+
+def _to_wandb(d: BaseDistribution) -> dict[str, Any]:
+    if isinstance(d, CategoricalDistribution):
+        return {"values": list(d.choices)}
+    if isinstance(d, FloatDistribution):
+        if d.log:
+            return {"distribution": "log_uniform_values", "min": d.low, "max": d.high}
+        if d.step is not None:
+            return {"values": _float_grid(d)}  # q_uniform's multiples of q need not begin at low
+        return {"distribution": "uniform", "min": d.low, "max": d.high}
+    if isinstance(d, IntDistribution):
+        if d.log:
+            return {"distribution": "q_log_uniform_values", "min": d.low, "max": d.high, "q": 1}
+        if d.step == 1:
+            return {"distribution": "int_uniform", "min": d.low, "max": d.high}
+        return {"values": list(range(d.low, d.high + 1, d.step))}
+    raise SpaceError(f"W&B has no form for {d!r}")
+
+
+# -- SigOpt ----------------------------------------------------------------------------------------------------------
+
+
+def _from_sigopt(parameters: Sequence[Any]) -> dict[str, BaseDistribution]:
+    found = {}
+    for p in parameters:
+        if not isinstance(p, Mapping) or "name" not in p:
+            raise SpaceError(f"a SigOpt parameter is a dict with a name, got {p!r}")
+        found[str(p["name"])] = _sigopt_distribution(str(p["name"]), p)
+    return found
+
+
+def _sigopt_distribution(name: str, p: Mapping[str, Any]) -> BaseDistribution:
+    kind = p.get("type")
+    if "categorical_values" in p:
+        return _choice(name, [v["name"] if isinstance(v, Mapping) else v for v in p["categorical_values"]])
+    if p.get("grid"):
+        return _choice(name, list(p["grid"]))
+    bounds = p.get("bounds")
+    if not isinstance(bounds, Mapping) or kind not in ("double", "int"):
+        raise SpaceError(
+            f'a SigOpt parameter is a double or int with bounds, or has categorical_values or a grid, got {dict(p)}'
+        )
+    if kind == "int":
+        return _int(name, bounds.get("min"), bounds.get("max"))
+    return _float(name, bounds.get("min"), bounds.get("max"), log=p.get("transformation") == "log")
+
+
+def to_sigopt(space: Space) -> list[dict[str, Any]]:
+    """A list of SigOpt parameters. SigOpt has no log integers: those come as integers. Categories must be strings."""
+    return [{"name": name, **_to_sigopt(name, d)} for name, d in space.items()]
+
+
+def _to_sigopt(name: str, d: BaseDistribution) -> dict[str, Any]:
+    if isinstance(d, CategoricalDistribution):
+        if all(isinstance(c, str) for c in d.choices):
+            return {"type": "categorical", "categorical_values": list(d.choices)}
+        if all(isinstance(c, int | float) and not isinstance(c, bool) for c in d.choices):
+            whole = all(isinstance(c, int) for c in d.choices)
+            return {"type": "int" if whole else "double", "grid": list(d.choices)}
+        raise SpaceError(f'SigOpt\'s choices are all strings or all numbers, got {d.choices!r} for "{name}"')
+    if isinstance(d, FloatDistribution):
+        if d.step is not None:
+            return {"type": "double", "grid": _float_grid(d)}
+        log = {"transformation": "log"} if d.log else {}
+        return {"type": "double", "bounds": {"min": d.low, "max": d.high}, **log}
+    if isinstance(d, IntDistribution):
+        if d.step != 1:
+            return {"type": "int", "grid": list(range(d.low, d.high + 1, d.step))}
+        return {"type": "int", "bounds": {"min": d.low, "max": d.high}}
+    raise SpaceError(f'SigOpt has no form for {d!r} ("{name}")')
+
+
+def to_ray(space: Space) -> dict[str, Any]:
+    """A dict of Ray Tune domains (needs Ray)."""
+    from ray import tune  # noqa: PLC0415  an optional package
+
+    found: dict[str, Any] = {}
+    for name, d in space.items():
+        if isinstance(d, CategoricalDistribution):
+            found[name] = tune.choice(list(d.choices))
+        elif isinstance(d, FloatDistribution):
+            if d.log:
+                found[name] = tune.loguniform(d.low, d.high)
+            else:
+                found[name] = tune.uniform(d.low, d.high) if d.step is None else tune.choice(_float_grid(d))
+        elif isinstance(d, IntDistribution):
+            if d.log:
+                found[name] = tune.lograndint(d.low, d.high + 1)
+            elif d.step == 1:
+                found[name] = tune.randint(d.low, d.high + 1)
+            else:
+                found[name] = tune.choice(list(range(d.low, d.high + 1, d.step)))
+        else:
+            raise SpaceError(f'Ray Tune has no form for {d!r} ("{name}")')
+    return found
+
+
+def _float_grid(d: FloatDistribution) -> list[float]:
+    step = d.step or 1.0
+    return [d.low + k * step for k in range(round((d.high - d.low) / step) + 1)]
