@@ -1,0 +1,76 @@
+"""The backend "tunesmith": the embedded engine, and optionally one of Optuna's pruners."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from optuna.distributions import BaseDistribution
+
+from tunesmith.backends import Proposal, Setting
+from tunesmith.backends.pruning import Judge
+from tunesmith.engine import Observation, draw, suggest
+from tunesmith.trial import CONTINUE, Decision, Params, Space, Trial, TrialState
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+
+
+class EngineBackend:
+    """Proposes by the engine. `pruner`: an Optuna pruner, compared at equal shares of training (default: none)."""
+
+    def __init__(self, setting: Setting, *, pruner: BasePruner | None = None) -> None:
+        self._setting = setting
+        self._judge = None if pruner is None else Judge(pruner, setting)
+        self._signs = [1.0 if d == "minimize" else -1.0 for d in setting.directions]
+
+    def ask(self, number: int, fixed: Params) -> Proposal:
+        """The engine's suggestion from the trials that finished; those under way count as pending."""
+        before = [t for t in self._setting.history() if t.number != number]
+        space = self._setting.space if self._setting.space is not None else _seen_space(before)
+        space = {name: d for name, d in space.items() if name not in fixed}
+        finished = [o for t in before if (o := self._observation(t)) is not None]
+        pending = [{**t.offered, **t.params} for t in before if not t.state.finished]
+        found = suggest(space, finished, pending, seed=self._setting.seed, number=number)
+        return Proposal(
+            {**found.params, **fixed}, partial(_draw, seed=self._setting.seed, number=number), found.why
+        )
+
+    def judge(self, trial: Trial) -> Decision:
+        """What the pruner says, if there is one."""
+        return CONTINUE if self._judge is None else self._judge.judge(trial)
+
+    def tell(self, trial: Trial) -> None:
+        """Let the pruner know; the engine reads the history itself."""
+        if self._judge is not None:
+            self._judge.tell(trial)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _observation(self, trial: Trial) -> Observation | None:
+        if not trial.params or not trial.state.finished:
+            return None
+        if trial.state is TrialState.COMPLETE and trial.values is not None:
+            values: tuple[float, ...] = trial.values
+        elif trial.state is TrialState.PRUNED and trial.reports:
+            values = trial.reports[-1].values
+        elif trial.state is TrialState.FAILED:
+            values = (float("nan"),) * len(self._signs)
+        else:
+            return None
+        return Observation(trial.params, tuple(s * v for s, v in zip(self._signs, values, strict=True)))
+
+
+def _draw(name: str, distribution: BaseDistribution, *, seed: int, number: int) -> Any:
+    return draw(distribution, seed=seed, number=number, name=name)
+
+
+def _seen_space(trials: list[Trial]) -> Space:
+    """The union of the spaces of earlier trials; where a range was changed, its newest form."""
+    space: dict[str, BaseDistribution] = {}
+    for trial in trials:
+        seen: Mapping[str, BaseDistribution] = trial.distributions
+        space.update(seen)
+    return space

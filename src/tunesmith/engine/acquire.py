@@ -1,0 +1,65 @@
+"""The acquisition: log expected improvement, and a search for the point of the space where it is greatest."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import erfcx, log_ndtr
+
+from tunesmith.engine.encoding import Array, Cube, Rng
+from tunesmith.engine.gp import Posterior
+
+_RANDOM, _NEAR, _KEPT = 600, 24, 6
+
+
+def log_improvement(posterior: Posterior, best: float, points: Array) -> Array:
+    """Log of the expected improvement on `best` (lower is better) at points (m, columns); Ament et al. 2023, eq. 9."""
+    mean, variance = posterior.predict(points)
+    sd = np.sqrt(variance)
+    return np.asarray(_log_h((best - mean) / sd) + np.log(sd))
+
+
+def _log_h(z: Array) -> Array:
+    """log(phi(z) + z Phi(z)), stable for very negative z."""
+    out = np.empty_like(z)
+    high = z > -1.0
+    a = z[high]
+    out[high] = np.log(np.exp(-0.5 * a * a) / np.sqrt(2 * np.pi) + a * np.exp(log_ndtr(a)))
+    b = z[~high]
+    rest = 1.0 + b * np.sqrt(np.pi / 2) * erfcx(-b / np.sqrt(2))
+    rest = np.where(b < -40.0, 1.0 / np.maximum(b * b, 1.0), np.maximum(rest, 1e-300))
+    out[~high] = -0.5 * b * b - 0.5 * np.log(2 * np.pi) + np.log(rest)
+    return out
+
+
+def maximise(cube: Cube, posterior: Posterior, known: Array, avoid: Array, rng: Rng) -> tuple[Array, float]:
+    """The best point found, shape (columns,), and the posterior mean to be improved on.
+
+    Candidates are random points and neighbours of the best of `known` (by posterior mean), then three rounds of ever
+    smaller steps around the most promising. Points in `avoid` (finished or pending) are not suggested again.
+    """
+    means, _ = posterior.predict(known)
+    best = float(means.min())
+    top = known[np.argsort(means)[:5]]
+    share = max(0.3, 1.5 / len(cube))
+    candidates = [cube.from_uniform(rng.random((_RANDOM, len(cube))))]
+    candidates += [
+        cube.move(np.repeat(cube.snap(top), _NEAR, 0), rng, scale=scale, share=0.5) for scale in (0.3, 0.1, 0.03)
+    ]
+    candidates.append(cube.move(np.repeat(cube.snap(top[:2]), 40, 0), rng, scale=0.15, share=1.5 / len(cube)))
+    points = _fresh(np.vstack(candidates), avoid)
+    gains = log_improvement(posterior, best, points)
+    for scale in (0.1, 0.04, 0.015):
+        order = np.argsort(-gains)[:_KEPT]
+        near = _fresh(cube.move(np.repeat(points[order], 16, 0), rng, scale=scale, share=share), avoid)
+        points = np.vstack([points[order], near])
+        gains = np.r_[gains[order], log_improvement(posterior, best, near)]
+    return points[int(np.argmax(gains))], best
+
+
+def _fresh(points: Array, avoid: Array) -> Array:
+    """The points that are not in `avoid`; all of them when nothing else is left."""
+    if not len(avoid):
+        return points
+    squared = (points**2).sum(1)[:, None] + (avoid**2).sum(1)[None] - 2.0 * points @ avoid.T
+    new = squared.min(1) > 1e-9
+    return points[new] if new.any() else points

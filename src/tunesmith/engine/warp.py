@@ -1,0 +1,49 @@
+"""Output warping: losses as numbers that a Gaussian process can model, lower still being better."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.special import ndtri
+from scipy.stats import rankdata, yeojohnson
+
+from tunesmith.engine.encoding import Array
+
+
+def impute(losses: Array) -> Array:
+    """Failed trials (NaN or inf) count as the worst finite loss: their region is to be avoided, not to bend the model."""
+    finite = np.isfinite(losses)
+    worst = losses[finite].max() if finite.any() else 0.0
+    return np.where(finite, losses, worst)
+
+
+def standard(y: Array) -> Array:
+    """Mean 0, variance 1."""
+    spread = y.std()
+    return np.asarray((y - y.mean()) / (spread if spread > 1e-12 else 1.0))
+
+
+def half_rank(y: Array) -> Array:
+    """The better half as it is, the worse half by Gaussian ranks: outliers lose their pull, the good keep their order.
+
+    After the half-rank warping of Vizier (Song et al. 2024, arXiv:2408.11527, section 3.2).
+    """
+    median = float(np.median(y))
+    good = y <= median
+    deviation = math.sqrt(float(np.mean((y[good] - median) ** 2)))
+    scores = ndtri((rankdata(y) - 0.5) / len(y))
+    unit = math.sqrt(float(np.mean(scores[good] ** 2))) or 1.0
+    return standard(np.where(good, y, median + (deviation or 1e-9) * scores / unit))
+
+
+def log_gap(y: Array) -> Array:
+    """The logarithm of the gap to the best, offset by a tenth of the median gap: resolves what is near the best."""
+    gap = y - y.min()
+    return standard(np.log(gap + 0.1 * float(np.median(gap)) + 1e-12))
+
+
+def power(y: Array) -> Array:
+    """Yeo and Johnson's power transformation (Biometrika 2000) with its most likely exponent."""
+    z = standard(y)
+    return standard(yeojohnson(z)[0]) if np.ptp(z) > 0 else z

@@ -1,0 +1,73 @@
+"""The engine as an Optuna sampler, for Optuna users: `optuna.create_study(sampler=tunesmith.Sampler())`."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.search_space import intersection_search_space
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from tunesmith.engine import Observation, draw, suggest
+
+
+class Sampler(optuna.samplers.BaseSampler):
+    """tunesmith's engine behind Optuna's interface. Draws are keyed by (seed, trial number).
+
+    Args:
+        seed: keys every draw; None: a new one.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self._seed = secrets.randbits(31) if seed is None else seed
+
+    def reseed_rng(self) -> None:
+        """Take a new seed (Optuna calls this in each worker)."""
+        self._seed = secrets.randbits(31)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial  # noqa: ARG002
+    ) -> dict[str, BaseDistribution]:
+        """The parameters that all finished trials have."""
+        trials = study.get_trials(deepcopy=False)
+        return {n: d for n, d in intersection_search_space(trials).items() if not d.single()}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The engine's suggestion."""
+        if not search_space:
+            return {}
+        trials = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+        history = [o for t in trials if (o := _observation(t, study.directions)) is not None]
+        running = [t.params for t in trials if t.state is TrialState.RUNNING and t.params]
+        return suggest(search_space, history, running, seed=self._seed, number=trial.number).params
+
+    def sample_independent(
+        self,
+        study: optuna.Study,  # noqa: ARG002
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """A value for a parameter that earlier trials did not have."""
+        return draw(param_distribution, seed=self._seed, number=trial.number, name=param_name)
+
+
+def _observation(trial: FrozenTrial, directions: Sequence[StudyDirection]) -> Observation | None:
+    if trial.state is TrialState.COMPLETE:
+        values = trial.values
+    elif trial.state is TrialState.FAIL:
+        values = [float("nan")] * len(directions)
+    elif trial.state is TrialState.PRUNED and trial.intermediate_values and len(directions) == 1:
+        values = [trial.intermediate_values[max(trial.intermediate_values)]]
+    else:
+        return None
+    if not trial.params:
+        return None
+    signs = [-1.0 if d is StudyDirection.MAXIMIZE else 1.0 for d in directions]
+    return Observation(trial.params, tuple(s * v for s, v in zip(signs, values, strict=True)))
