@@ -117,13 +117,18 @@ def export(trials: Sequence[Trial], directions: Sequence[str], name: str, path: 
     return path
 
 
-def _fill(storage: Any, trials: Sequence[Trial], directions: Sequence[str], name: str) -> optuna.Study:
+def quiet_study(**settings: Any) -> optuna.Study:
+    """optuna.create_study without its log line: that a study was created in memory is news to nobody."""
     level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # "a new study was created" is news to nobody
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        study = optuna.create_study(storage=storage, directions=list(directions), study_name=name)
+        return optuna.create_study(**settings)
     finally:
         optuna.logging.set_verbosity(level)
+
+
+def _fill(storage: Any, trials: Sequence[Trial], directions: Sequence[str], name: str) -> optuna.Study:
+    study = quiet_study(storage=storage, directions=list(directions), study_name=name)
     for trial in trials:
         study.add_trial(to_frozen(trial))
     return study

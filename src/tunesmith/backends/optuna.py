@@ -14,7 +14,7 @@ from optuna.trial import TrialState as OptunaState
 
 from tunesmith.backends import Proposal, Setting
 from tunesmith.backends.pruning import Judge
-from tunesmith.export import to_frozen
+from tunesmith.export import quiet_study, to_frozen
 from tunesmith.trial import Decision, Params, Trial, TrialState
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ class OptunaBackend:
         self._setting = setting
         self._sampler = sampler if sampler is not None else _default_sampler(directions)
         self._judge = Judge(optuna.pruners.MedianPruner() if pruner is None else pruner, setting)
-        self._study = _quiet_study(
+        self._study = quiet_study(
             storage=optuna.storages.InMemoryStorage(), directions=directions, sampler=self._sampler, study_name=_NAME
         )
         self._trials: dict[int, OptunaTrial] = {}
         self._mirror = None
         if storage is not None:
-            self._mirror = _quiet_study(
+            self._mirror = quiet_study(
                 storage=storage,
                 study_name=study_name or setting.study_name or None,
                 load_if_exists=load_if_exists or bool(setting.history()),
@@ -121,15 +121,6 @@ class OptunaBackend:
 
 def _default_sampler(directions: list[str]) -> BaseSampler:
     return optuna.samplers.TPESampler(seed=0) if len(directions) == 1 else optuna.samplers.NSGAIISampler(seed=0)
-
-
-def _quiet_study(**settings: Any) -> optuna.Study:
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        return optuna.create_study(**settings)
-    finally:
-        optuna.logging.set_verbosity(level)
 
 
 def _suggest(trial: OptunaTrial, name: str, d: BaseDistribution) -> Any:

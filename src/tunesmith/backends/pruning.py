@@ -10,6 +10,7 @@ from optuna.trial import Trial as OptunaTrial
 from optuna.trial import TrialState as OptunaState
 
 from tunesmith.backends import Setting
+from tunesmith.export import quiet_study
 from tunesmith.trial import CONTINUE, Decision, Report, Trial, TrialState
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Judge:
         direction = setting.directions[0] if metric is None else metric[1]
         self._active = metric is not None or len(setting.directions) == 1
         # a name from the seed: Hyperband assigns its brackets by study name and trial number
-        self._study = optuna.create_study(
+        self._study = quiet_study(
             storage=optuna.storages.InMemoryStorage(), direction=direction, study_name=f"prune-{setting.seed}"
         )
         self._trials: dict[int, OptunaTrial] = {}
@@ -91,7 +92,7 @@ class Judge:
         for report in trial.reports[self._judged.get(trial.number, 0) :]:
             if math.isfinite(self._value(report)):
                 mine.report(self._value(report), self._key(report))
-                stop = bool(mine.should_prune()) if self._study.pruner is self._pruner else self._ask(mine)
+                stop = self._ask(mine)
         self._judged[trial.number] = len(trial.reports)
         return stop
 

@@ -1,0 +1,1 @@
+"""What people see of a search: live progress, tables and the report page."""
