@@ -12,6 +12,7 @@ from optuna.search_space import intersection_search_space
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from tunesmith.dimensions import dimension, dimensions
 from tunesmith.engine import Observation, draw, suggest
 
 
@@ -45,7 +46,7 @@ class Sampler(optuna.samplers.BaseSampler):
         trials = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
         history = [o for t in trials if (o := _observation(t, study.directions)) is not None]
         running = [t.params for t in trials if t.state is TrialState.RUNNING and t.params]
-        return suggest(search_space, history, running, seed=self._seed, number=trial.number).params
+        return suggest(dimensions(search_space), history, running, seed=self._seed, number=trial.number).params
 
     def sample_independent(
         self,
@@ -55,7 +56,7 @@ class Sampler(optuna.samplers.BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """A value for a parameter that earlier trials did not have."""
-        return draw(param_distribution, seed=self._seed, number=trial.number, name=param_name)
+        return draw(dimension(param_distribution), seed=self._seed, number=trial.number, name=param_name)
 
 
 def _observation(trial: FrozenTrial, directions: Sequence[StudyDirection]) -> Observation | None:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from optuna.distributions import BaseDistribution
 
 from tunesmith.backends import Proposal, Setting
-from tunesmith.backends.pruning import Judge
+from tunesmith.dimensions import dimension, dimensions
 from tunesmith.engine import Observation, draw, suggest
 from tunesmith.trial import CONTINUE, Decision, Params, Space, Trial, TrialState
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
+
+    from tunesmith.backends.pruning import Judge
 
 
 class EngineBackend:
@@ -22,20 +24,18 @@ class EngineBackend:
 
     def __init__(self, setting: Setting, *, pruner: BasePruner | None = None) -> None:
         self._setting = setting
-        self._judge = None if pruner is None else Judge(pruner, setting)
+        self._judge = None if pruner is None else _judge(pruner, setting)
         self._signs = [1.0 if d == "minimize" else -1.0 for d in setting.directions]
 
     def ask(self, number: int, fixed: Params) -> Proposal:
         """The engine's suggestion from the trials that finished; those under way count as pending."""
         before = [t for t in self._setting.history() if t.number != number]
-        space = self._setting.space if self._setting.space is not None else _seen_space(before)
-        space = {name: d for name, d in space.items() if name not in fixed}
+        space = _seen_space(before) if self._setting.space is None else self._setting.space
         finished = [o for t in before if (o := self._observation(t)) is not None]
         pending = [{**t.offered, **t.params} for t in before if not t.state.finished]
-        found = suggest(space, finished, pending, seed=self._setting.seed, number=number)
-        return Proposal(
-            {**found.params, **fixed}, partial(_draw, seed=self._setting.seed, number=number), found.why
-        )
+        seed = self._setting.seed
+        found = suggest(dimensions(space), finished, pending, seed=seed, number=number, fixed=fixed)
+        return Proposal({**found.params, **fixed}, partial(_draw, seed=seed, number=number), found.why)
 
     def judge(self, trial: Trial) -> Decision:
         """What the pruner says, if there is one."""
@@ -63,8 +63,14 @@ class EngineBackend:
         return Observation(trial.params, tuple(s * v for s, v in zip(self._signs, values, strict=True)))
 
 
+def _judge(pruner: BasePruner, setting: Setting) -> Judge:
+    from tunesmith.backends.pruning import Judge  # noqa: PLC0415  only searches that prune need Optuna's studies
+
+    return Judge(pruner, setting)
+
+
 def _draw(name: str, distribution: BaseDistribution, *, seed: int, number: int) -> Any:
-    return draw(distribution, seed=seed, number=number, name=name)
+    return draw(dimension(distribution), seed=seed, number=number, name=name)
 
 
 def _seen_space(trials: list[Trial]) -> Space:

@@ -1,5 +1,6 @@
-"""The embedded engine: pure functions of (space, history, rng) that say what to try next; numpy and scipy only."""
+"""The embedded engine: pure functions of (space, history, key) that say what to try next; numpy and scipy only."""
 
+from tunesmith.engine.encoding import Choice, Dimension, Number
 from tunesmith.engine.suggest import Observation, Suggestion, draw, suggest
 
-__all__ = ["Observation", "Suggestion", "draw", "suggest"]
+__all__ = ["Choice", "Dimension", "Number", "Observation", "Suggestion", "draw", "suggest"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from scipy.special import erfcx, log_ndtr
 
@@ -9,6 +12,8 @@ from tunesmith.engine.encoding import Array, Cube, Rng
 from tunesmith.engine.gp import Posterior
 
 _RANDOM, _NEAR, _KEPT = 600, 24, 6
+_SMALL = 2000  # a space of at most so many points is searched whole
+_SAME = 1e-9  # points at a squared distance below this are one configuration
 
 
 def log_improvement(posterior: Posterior, best: float, points: Array) -> Array:
@@ -31,14 +36,20 @@ def _log_h(z: Array) -> Array:
     return out
 
 
-def maximise(cube: Cube, posterior: Posterior, known: Array, avoid: Array, rng: Rng) -> tuple[Array, float]:
-    """The best point found, shape (columns,), and the posterior mean to be improved on.
+def maximise(
+    cube: Cube, posterior: Posterior, known: Array, *, avoid: Array, fixed: Mapping[str, Any], rng: Rng
+) -> Array:
+    """The best point found, shape (columns,).
 
     Candidates are random points and neighbours of the best of `known` (by posterior mean), then three rounds of ever
-    smaller steps around the most promising. Points in `avoid` (finished or pending) are not suggested again.
+    smaller steps around the most promising; a small finite space is searched whole. Points in `avoid` (finished or
+    pending) are not suggested again while others are left. `fixed` parameters keep their values.
     """
     means, _ = posterior.predict(known)
     best = float(means.min())
+    if cube.size <= _SMALL:
+        points = fresh(cube.hold(cube.everything(), fixed), avoid)
+        return np.asarray(points[int(np.argmax(log_improvement(posterior, best, points)))])
     top = known[np.argsort(means)[:5]]
     share = max(0.3, 1.5 / len(cube))
     candidates = [cube.from_uniform(rng.random((_RANDOM, len(cube))))]
@@ -46,20 +57,21 @@ def maximise(cube: Cube, posterior: Posterior, known: Array, avoid: Array, rng: 
         cube.move(np.repeat(cube.snap(top), _NEAR, 0), rng, scale=scale, share=0.5) for scale in (0.3, 0.1, 0.03)
     ]
     candidates.append(cube.move(np.repeat(cube.snap(top[:2]), 40, 0), rng, scale=0.15, share=1.5 / len(cube)))
-    points = _fresh(np.vstack(candidates), avoid)
+    points = fresh(cube.hold(np.vstack(candidates), fixed), avoid)
     gains = log_improvement(posterior, best, points)
     for scale in (0.1, 0.04, 0.015):
         order = np.argsort(-gains)[:_KEPT]
-        near = _fresh(cube.move(np.repeat(points[order], 16, 0), rng, scale=scale, share=share), avoid)
+        moved = cube.move(np.repeat(points[order], 16, 0), rng, scale=scale, share=share)
+        near = fresh(cube.hold(moved, fixed), avoid)
         points = np.vstack([points[order], near])
         gains = np.r_[gains[order], log_improvement(posterior, best, near)]
-    return points[int(np.argmax(gains))], best
+    return np.asarray(points[int(np.argmax(gains))])
 
 
-def _fresh(points: Array, avoid: Array) -> Array:
+def fresh(points: Array, avoid: Array) -> Array:
     """The points that are not in `avoid`; all of them when nothing else is left."""
     if not len(avoid):
         return points
     squared = (points**2).sum(1)[:, None] + (avoid**2).sum(1)[None] - 2.0 * points @ avoid.T
-    new = squared.min(1) > 1e-9
+    new = squared.min(1) > _SAME
     return points[new] if new.any() else points

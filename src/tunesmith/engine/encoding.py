@@ -1,120 +1,162 @@
 """The unit cube: parameters as numbers between 0 and 1, and back.
 
-A float or an integer takes one column (its logarithm when the distribution is logarithmic). A categorical of three or
-more numbers is an ordered scale of one column; any other takes one column per choice. A parameter that a trial does
-not have (a conditional space) stands in the middle, so that it is neither near nor far from any value.
+A number takes one column (its logarithm when it is logarithmic). A choice among three or more numbers is an ordered
+scale of one column; any other choice takes one column per option. A parameter that a trial does not have (a conditional
+space), or whose value the space no longer knows, stands in the middle: neither near nor far from any value.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 Array = NDArray[np.float64]
+Index = NDArray[np.int64]
 Rng = np.random.Generator
-_HALF = math.sqrt(0.5)  # two different choices are 1 apart, as the two ends of a scale are
-FINITE = 10_000  # a space of at most so many configurations is searched without repetition
+
+_HALF = math.sqrt(0.5)  # two different options are 1 apart, as the two ends of a scale are
+_GRID = 10_000  # at most so many levels are listed; a finer grid is treated as continuous and rounded at the end
+
+
+@dataclass(frozen=True)
+class Number:
+    """A parameter from `low` to `high`, both included: `log` uniform in its logarithm, `step` a grid, `whole` integers."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A parameter that is one of `options`."""
+
+    options: tuple[Any, ...]
+
+
+Dimension = Number | Choice
 
 
 class Scale:
-    """A parameter with an order: one column."""
+    """A parameter with an order: one column. `points` are the places of its levels, ascending; empty: continuous."""
 
     width = 1
 
-    def __init__(self, distribution: BaseDistribution) -> None:
-        self.levels: list[Any] | None = None
-        if isinstance(distribution, CategoricalDistribution):
-            self.levels = sorted(distribution.choices)  # type: ignore[type-var]  all numbers, see `_column`
+    def __init__(self, dimension: Dimension) -> None:
+        self.levels: list[Any] = []
+        self.points: Array = np.empty(0)
+        if isinstance(dimension, Choice):
+            self.levels = sorted(set(dimension.options))
             low, high, self.log = self.levels[0], self.levels[-1], self.levels[0] > 0
-            self.points = np.log(self.levels) if self.log else np.asarray(self.levels, float)
+            grid = np.asarray(self.levels, float)
+            self.whole, self.even = False, True
         else:
-            low, high, self.log = distribution.low, distribution.high, distribution.log  # type: ignore[attr-defined]
-            step = distribution.step  # type: ignore[attr-defined]
-            count = None if step is None else round((high - low) / step) + 1
-            self.points = np.empty(0)
-            if count is not None and count <= FINITE:
-                grid = low + step * np.arange(count)
-                self.points = np.log(grid) if self.log else grid.astype(float)
-        self.whole = isinstance(distribution, IntDistribution)
-        self.low, self.high = low, high
+            low, high, self.log = dimension.low, dimension.high, dimension.log
+            grid = _levels(dimension)
+            self.whole, self.even = dimension.whole, not dimension.log
+        self.low, self.high, self.step = low, high, None if isinstance(dimension, Choice) else dimension.step
         self.bottom = math.log(low) if self.log else float(low)
         self.span = (math.log(high) if self.log else float(high)) - self.bottom
-        if len(self.points):
-            self.points = (self.points - self.bottom) / self.span if self.span else np.zeros(1)
+        if len(grid):
+            places = np.log(grid) if self.log else grid
+            self.points = (places - self.bottom) / self.span if self.span else np.zeros(1)
         self.count = len(self.points) if len(self.points) else math.inf
 
     def encode(self, value: Any) -> list[float]:
-        number = math.log(value) if self.log and value > 0 else float(value)
+        """The value's place; the middle when it is no number (the parameter was of another kind once)."""
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return self.absent
+        number = math.log(max(value, 1e-300)) if self.log else float(value)
         return [min(1.0, max(0.0, (number - self.bottom) / self.span)) if self.span else 0.0]
 
+    @property
+    def absent(self) -> list[float]:
+        """Where a trial without this parameter stands."""
+        return [0.5]
+
     def decode(self, columns: Array) -> Any:
+        """The value at the place."""
         at = float(columns[0])
-        if self.levels is not None:
+        if self.levels:
             return self.levels[int(np.abs(self.points - at).argmin())]
         value = self.bottom + at * self.span
-        value = min(self.high, max(self.low, math.exp(value) if self.log else value))
-        return int(min(self.high, max(self.low, round(value)))) if self.whole else float(value)
+        value = math.exp(value) if self.log else value
+        if self.step is not None:
+            value = self.low + self.step * round((value - self.low) / self.step)
+        value = min(self.high, max(self.low, value))
+        return round(value) if self.whole else float(value)
 
     def from_uniform(self, u: Array) -> Array:
-        if len(self.points):
-            u = self.points[np.minimum((u * len(self.points)).astype(int), len(self.points) - 1)]
-        return u[:, None]
+        """Places from numbers in [0, 1): levels are equally likely, those of a logarithmic grid by their share of it."""
+        if len(self.points) and self.even:
+            index = np.minimum((u * len(self.points)).astype(int), len(self.points) - 1)
+            return np.asarray(self.points[index][:, None])
+        return self.snap(u[:, None])
 
     def snap(self, columns: Array) -> Array:
+        """The nearest places that the parameter has."""
         at = np.clip(columns[:, 0], 0.0, 1.0)
-        if len(self.points):
-            upper = np.clip(np.searchsorted(self.points, at), 1, max(1, len(self.points) - 1))
-            if len(self.points) == 1:
-                return np.zeros_like(columns)
-            lower = upper - 1
-            nearer = np.where(at - self.points[lower] <= self.points[upper] - at, lower, upper)
-            at = self.points[nearer]
-        return at[:, None]
+        return (self.points[self._nearest(at)] if len(self.points) else at)[:, None]
 
     def move(self, columns: Array, rng: Rng, scale: float) -> Array:
         """Gaussian steps of width `scale`, of at least one level where there are levels."""
         step = rng.normal(size=len(columns)) * scale
         at = columns[:, 0]
-        if 1 < len(self.points):
-            here = np.abs(self.points[None] - at[:, None]).argmin(1)
-            there = np.abs(self.points[None] - (at + step)[:, None]).argmin(1)
+        if len(self.points) > 1:
+            here, there = self._nearest(at), self._nearest(at + step)
             stuck = here == there
             there[stuck] = np.clip(here[stuck] + np.where(step[stuck] > 0, 1, -1), 0, len(self.points) - 1)
-            return self.points[there][:, None]
+            return np.asarray(self.points[there][:, None])
         return (at + step)[:, None]
 
+    def _nearest(self, at: Array) -> Index:
+        if len(self.points) == 1:
+            return np.zeros(len(at), np.int64)
+        upper = np.clip(np.searchsorted(self.points, at), 1, len(self.points) - 1)
+        return np.where(at - self.points[upper - 1] <= self.points[upper] - at, upper - 1, upper)
 
-class Choice:
-    """A parameter without an order: one column per choice."""
 
-    log = False
+class Corners:
+    """A parameter without an order: one column per option."""
 
-    def __init__(self, distribution: CategoricalDistribution) -> None:
-        self.choices = distribution.choices
-        self.width = len(self.choices)
-        self.count = self.width
+    def __init__(self, dimension: Choice) -> None:
+        self.options = dimension.options
+        self.width = self.count = len(self.options)
 
     def encode(self, value: Any) -> list[float]:
-        return [_HALF * (c is value or (c == value and type(c) is type(value))) for c in self.choices]
+        """One column set; none when the space does not know the value."""
+        return [_HALF * (o is value or (o == value and type(o) is type(value))) for o in self.options]
+
+    @property
+    def absent(self) -> list[float]:
+        """Where a trial without this parameter stands: equally far from every option."""
+        return [0.0] * self.width
 
     def decode(self, columns: Array) -> Any:
-        return self.choices[int(columns.argmax())]
+        """The option whose column is the greatest."""
+        return self.options[int(columns.argmax())]
 
     def from_uniform(self, u: Array) -> Array:
+        """Options from numbers in [0, 1), equally likely."""
         return self._rows(np.minimum((u * self.width).astype(int), self.width - 1))
 
     def snap(self, columns: Array) -> Array:
+        """The option whose column is the greatest, for each row."""
         return self._rows(columns.argmax(1))
 
-    def move(self, columns: Array, rng: Rng, scale: float) -> Array:  # noqa: ARG002  no distance between choices
+    def move(self, columns: Array, rng: Rng, scale: float) -> Array:  # noqa: ARG002  options have no distances
+        """Any option."""
         return self._rows(rng.integers(self.width, size=len(columns)))
 
-    def _rows(self, index: NDArray[np.int64]) -> Array:
+    def _rows(self, index: Index) -> Array:
         rows = np.zeros((len(index), self.width))
         rows[np.arange(len(index)), index] = _HALF
         return rows
@@ -123,11 +165,11 @@ class Choice:
 class Cube:
     """The unit cube of a space: `columns` numbers for its parameters, `group[j]` the parameter of column j."""
 
-    def __init__(self, space: Mapping[str, BaseDistribution]) -> None:
+    def __init__(self, space: Mapping[str, Dimension]) -> None:
         self.names = list(space)
-        self.scales: list[Scale | Choice] = [_column(d) for d in space.values()]
+        self.scales: list[Scale | Corners] = [_column(d) for d in space.values()]
         widths = [s.width for s in self.scales]
-        self.group = np.repeat(np.arange(len(widths)), widths)
+        self.group: Index = np.repeat(np.arange(len(widths)), widths)
         self._ends = np.cumsum(widths)
         self.columns = int(self._ends[-1]) if widths else 0
         self.size = math.prod(s.count for s in self.scales)
@@ -143,9 +185,8 @@ class Cube:
         """Parameters as points, shape (n, columns)."""
         points = np.full((len(rows), self.columns), 0.5)
         for name, scale, part in zip(self.names, self.scales, self.slices(), strict=True):
-            absent = [0.5] if isinstance(scale, Scale) else [0.0] * scale.width
-            for i, params in enumerate(rows):
-                points[i, part] = scale.encode(params[name]) if name in params else absent
+            if rows:
+                points[:, part] = [scale.encode(row[name]) if name in row else scale.absent for row in rows]
         return points
 
     def decode(self, point: Array) -> dict[str, Any]:
@@ -153,9 +194,25 @@ class Cube:
         parts = zip(self.names, self.scales, self.slices(), strict=True)
         return {name: scale.decode(point[part]) for name, scale, part in parts}
 
+    def everything(self) -> Array:
+        """All points of a finite space, shape (size, columns)."""
+        ones = [s.from_uniform((np.arange(s.count) + 0.5) / s.count) if isinstance(s, Corners) else s.points[:, None]
+                for s in self.scales]
+        index = np.array(list(product(*(range(len(o)) for o in ones))))
+        return np.hstack([o[index[:, k]] for k, o in enumerate(ones)])
+
     def from_uniform(self, uniform: Array) -> Array:
         """Points from numbers in [0, 1), shape (n, parameters) -> (n, columns), each value equally likely."""
         return np.hstack([s.from_uniform(uniform[:, k]) for k, s in enumerate(self.scales)])
+
+    def hold(self, points: Array, fixed: Mapping[str, Any]) -> Array:
+        """The points with the `fixed` parameters at their values."""
+        if fixed:
+            points = points.copy()
+            for name, scale, part in zip(self.names, self.scales, self.slices(), strict=True):
+                if name in fixed:
+                    points[:, part] = scale.encode(fixed[name])
+        return points
 
     def snap(self, points: Array) -> Array:
         """The nearest points that the space contains."""
@@ -174,12 +231,16 @@ class Cube:
         return self.snap(moved)
 
 
-def _column(distribution: BaseDistribution) -> Scale | Choice:
-    if isinstance(distribution, CategoricalDistribution):
-        numbers = all(isinstance(c, int | float) and not isinstance(c, bool) for c in distribution.choices)
-        if numbers and len(set(distribution.choices)) > 2:  # noqa: PLR2004  two choices have no order to speak of
-            return Scale(distribution)
-        return Choice(distribution)
-    if isinstance(distribution, FloatDistribution | IntDistribution):
-        return Scale(distribution)
-    raise TypeError(f"the engine knows Optuna's float, int and categorical distributions, got {distribution!r}")
+def _column(dimension: Dimension) -> Scale | Corners:
+    if isinstance(dimension, Number):
+        return Scale(dimension)
+    numbers = all(isinstance(o, int | float) and not isinstance(o, bool) and math.isfinite(o) for o in dimension.options)
+    ordered = numbers and len(set(dimension.options)) > 2  # noqa: PLR2004  two options have no order to speak of
+    return Scale(dimension) if ordered else Corners(dimension)
+
+
+def _levels(number: Number) -> Array:
+    """The values of a grid, if it has one that is worth listing."""
+    step = 1.0 if number.whole and number.step is None else number.step
+    count = math.inf if step is None else round((number.high - number.low) / step) + 1
+    return number.low + float(step or 0) * np.arange(count) if count <= _GRID else np.empty(0)

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.linalg import lapack, solve_triangular
 from scipy.optimize import fmin_l_bfgs_b
 
-from tunesmith.engine.encoding import Array
+from tunesmith.engine.encoding import Array, Index
 
 _SQRT5 = math.sqrt(5.0)
 _JITTER = 1e-6
@@ -40,7 +40,7 @@ class Posterior:
 
 
 def fit(
-    points: Array, y: Array, group: Array, *, length_mean: float | None = None, subset: Array | None = None
+    points: Array, y: Array, group: Index, *, length_mean: float | None = None, subset: Index | None = None
 ) -> Posterior:
     """Fit lengthscales and noise to `points` (n, columns), `y` (n,) of mean 0 and variance 1; `group` as in Cube.
 
@@ -59,14 +59,14 @@ def fit(
     return condition(points, y, group, np.asarray(theta))
 
 
-def condition(points: Array, y: Array, group: Array, theta: Array) -> Posterior:
+def condition(points: Array, y: Array, group: Index, theta: Array) -> Posterior:
     """The process with given hyperparameters (log lengthscales, log noise variance) on all the data."""
     inverse = np.exp(-theta[:-1])[group]
     scaled = points * inverse
     k = _matern(_squared_distances(scaled, scaled))
     noise = math.exp(theta[-1])
     k.flat[:: len(k) + 1] += noise + _JITTER
-    factor = np.linalg.cholesky(k)
+    factor = np.asarray(np.linalg.cholesky(k), float)
     half = solve_triangular(factor, y, lower=True, check_finite=False)
     alpha = solve_triangular(factor.T, half, lower=False, check_finite=False)
     return Posterior(inverse, noise, scaled, factor, alpha, np.exp(theta[:-1]))
@@ -102,7 +102,7 @@ def _negative_log_posterior(theta: Array, squares: Array, y: Array, length_mean:
     return value + 0.5 * float(zn * zn), gradient
 
 
-def _grouped_squares(points: Array, group: Array, d: int) -> Array:
+def _grouped_squares(points: Array, group: Index, d: int) -> Array:
     squares = np.zeros((d, len(points), len(points)))
     for j in range(points.shape[1]):
         squares[group[j]] += (points[:, j][:, None] - points[:, j][None]) ** 2
@@ -110,7 +110,7 @@ def _grouped_squares(points: Array, group: Array, d: int) -> Array:
 
 
 def _squared_distances(a: Array, b: Array) -> Array:
-    return np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2.0 * a @ b.T, 0.0)
+    return np.asarray(np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2.0 * a @ b.T, 0.0))
 
 
 def _matern(r2: Array) -> Array:

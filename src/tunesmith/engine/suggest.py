@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution
 from scipy.stats import qmc
 
 from tunesmith.engine import warp
-from tunesmith.engine.acquire import maximise
-from tunesmith.engine.encoding import Array, Cube, Rng
+from tunesmith.engine.acquire import fresh, maximise
+from tunesmith.engine.encoding import Array, Cube, Dimension, Index, Rng
 from tunesmith.engine.gp import Posterior, condition, fit
 
 START = 4  # Sobol points before the first model
+_STARTS = 16  # Sobol points in all, for trials asked for while none has finished
 ENSEMBLE_FROM = 14  # observations from which models alternate from ask to ask
+_LISTED = 1e6  # in a finite space of at most so many points, none is tried twice
 FIT_ON, MODEL_ON = 120, 400  # at most so many observations for the hyperparameters, and for the model
 
 # warping, and the prior's mean log lengthscale (None: by the number of parameters)
@@ -41,49 +42,53 @@ class Suggestion:
 
 
 def suggest(
-    space: Mapping[str, BaseDistribution],
+    space: Mapping[str, Dimension],
     history: Sequence[Observation],
     pending: Sequence[Mapping[str, Any]],
     *,
     seed: int,
     number: int,
+    fixed: Mapping[str, Any] | None = None,
 ) -> Suggestion:
     """The parameters for trial `number`; a pure function of its arguments.
 
     `history` are finished trials in order, `pending` the parameters of those under way: they are taken to end as the
-    model expects. Several objectives are joined by a random augmented Chebyshev scalarisation (ParEGO, Knowles 2006).
+    model expects. `fixed` values are kept, and the others chosen to go with them. Several objectives are joined by a random augmented Chebyshev scalarisation (ParEGO, Knowles 2006).
     """
+    fixed = {} if fixed is None else {name: value for name, value in fixed.items() if name in space}
     cube = Cube(space)
     rng = np.random.default_rng([seed, number])
     if not len(cube):
         return Suggestion({}, {"how": "empty"})
     known = cube.encode([o.params for o in history])
-    waiting = cube.encode(list(pending))
-    avoid = np.vstack([known, waiting]) if cube.size <= 1e6 else waiting  # noqa: PLR2004  else repeats are unlikely
+    waiting = cube.encode([p for p in pending if p])
+    avoid = np.vstack([known, waiting]) if cube.size <= _LISTED else waiting
     informative = sum(np.isfinite(o.losses).all() for o in history)
     if informative < START:
-        return Suggestion(cube.decode(_start(cube, seed, number, avoid, rng)), {"how": "start"})
+        point = _start(cube, avoid, fixed, seed=seed, number=number)
+        return Suggestion({**cube.decode(point), **fixed}, {"how": "start"})
     y = _loss(np.array([o.losses for o in history], float), rng)
     rows = _thinned(y, MODEL_ON, rng)
-    point, posterior, how = _improve(cube, known[rows], y[rows], waiting, avoid, rng, turn=len(history))
-    return Suggestion(cube.decode(point), _account(posterior, point, how, y))
+    warping, length_mean = _MODELS[len(history) % len(_MODELS)] if len(y) >= ENSEMBLE_FROM else _MODELS[0]
+    posterior = _model(cube, known[rows], warping(y[rows]), waiting, length_mean=length_mean, rng=rng)
+    point = maximise(cube, posterior, np.vstack([known[rows], waiting]), avoid=avoid, fixed=fixed, rng=rng)
+    why = _account(posterior, point, warping.__name__, observations=len(y))
+    return Suggestion({**cube.decode(point), **fixed}, why)
 
 
-def draw(distribution: BaseDistribution, *, seed: int, number: int, name: str) -> Any:
+def draw(dimension: Dimension, *, seed: int, number: int, name: str) -> Any:
     """A value at random, keyed by seed, trial and name: for a parameter that no earlier trial had."""
-    cube = Cube({name: distribution})
+    cube = Cube({name: dimension})
     rng = np.random.default_rng([seed, number, *name.encode()])
     return cube.decode(cube.from_uniform(rng.random((1, 1)))[0])[name]
 
 
-def _start(cube: Cube, seed: int, number: int, avoid: Array, rng: Rng) -> Array:
+def _start(cube: Cube, avoid: Array, fixed: Mapping[str, Any], *, seed: int, number: int) -> Array:
     """Scrambled Sobol points (Owen 1998) by trial number, the first that is new."""
-    sobol = qmc.Sobol(len(cube), scramble=True, rng=np.random.default_rng([seed])).random_base2(4)
-    tries = np.vstack([sobol[number % len(sobol)][None], rng.random((64, len(cube)))])
-    for point in cube.from_uniform(tries):
-        if not len(avoid) or ((avoid - point) ** 2).sum(1).min() > 1e-9:  # noqa: PLR2004
-            return point
-    return cube.from_uniform(tries[:1])[0]
+    sobol = qmc.Sobol(len(cube), scramble=True, seed=np.random.default_rng([seed]))
+    spare = np.random.default_rng([seed, number]).random((64, len(cube)))
+    tries = np.vstack([sobol.random(_STARTS)[number % _STARTS][None], spare])
+    return np.asarray(fresh(cube.hold(cube.from_uniform(tries), fixed), avoid)[0])
 
 
 def _loss(losses: Array, rng: Rng) -> Array:
@@ -96,7 +101,7 @@ def _loss(losses: Array, rng: Rng) -> Array:
     return np.asarray((weights * scaled).max(1) + 0.05 * scaled @ weights)
 
 
-def _thinned(y: Array, most: int, rng: Rng) -> Array:
+def _thinned(y: Array, most: int, rng: Rng) -> Index:
     """Indices of at most `most` observations: the better half of them the best ones, the rest at random."""
     if len(y) <= most:
         return np.arange(len(y))
@@ -105,23 +110,23 @@ def _thinned(y: Array, most: int, rng: Rng) -> Array:
     return np.sort(np.r_[order[: most // 2], rest])
 
 
-def _improve(
-    cube: Cube, known: Array, y: Array, waiting: Array, avoid: Array, rng: Rng, *, turn: int
-) -> tuple[Array, Posterior, str]:
-    warping, length_mean = _MODELS[turn % len(_MODELS)] if len(y) >= ENSEMBLE_FROM else _MODELS[0]
-    target = warping(y)
-    subset = _thinned(target, FIT_ON, rng) if len(y) > FIT_ON else None
+def _model(
+    cube: Cube, known: Array, target: Array, waiting: Array, *, length_mean: float | None, rng: Rng
+) -> Posterior:
+    """The process given the finished trials, and the pending ones at their expected losses.
+
+    The latter is the kriging believer of Ginsbourger et al. (2010): where a trial is under way, nothing is to be gained.
+    """
+    subset = _thinned(target, FIT_ON, rng) if len(target) > FIT_ON else None
     posterior = fit(known, target, cube.group, length_mean=length_mean, subset=subset)
-    if len(waiting):  # kriging believer (Ginsbourger et al. 2010): pending trials end as expected
-        expected, _ = posterior.predict(waiting)
-        theta = np.r_[np.log(posterior.lengths), math.log(posterior.noise)]
-        known = np.vstack([known, waiting])
-        posterior = condition(known, np.r_[target, expected], cube.group, theta)
-    point, _ = maximise(cube, posterior, known, avoid, rng)
-    return point, posterior, warping.__name__
+    if not len(waiting):
+        return posterior
+    expected, _ = posterior.predict(waiting)
+    theta = np.r_[np.log(posterior.lengths), math.log(posterior.noise)]
+    return condition(np.vstack([known, waiting]), np.r_[target, expected], cube.group, theta)
 
 
-def _account(posterior: Posterior, point: Array, model: str, y: Array) -> dict[str, Any]:
+def _account(posterior: Posterior, point: Array, model: str, *, observations: int) -> dict[str, Any]:
     """Why this point: where the model expects it among the losses seen, and whether it explores."""
     mean, variance = posterior.predict(point[None])
     sd = math.sqrt(float(variance[0]))
@@ -131,5 +136,5 @@ def _account(posterior: Posterior, point: Array, model: str, y: Array) -> dict[s
         "expected_sd_from_mean": round(float(mean[0]), 4),
         "uncertainty": round(sd, 4),
         "mode": "explore" if sd > abs(float(mean[0])) else "exploit",
-        "observations": len(y),
+        "observations": observations,
     }

@@ -12,7 +12,7 @@ from tunesmith.engine.encoding import Array
 
 
 def impute(losses: Array) -> Array:
-    """Failed trials (NaN or inf) count as the worst finite loss: their region is to be avoided, not to bend the model."""
+    """Failed trials (NaN or inf) count as the worst finite loss: their region is avoided, the model is not bent."""
     finite = np.isfinite(losses)
     worst = losses[finite].max() if finite.any() else 0.0
     return np.where(finite, losses, worst)
