@@ -179,6 +179,9 @@ class _Search:
 
     def run(self, plan: Plan) -> Bests:
         self.bars = not plan.progress
+        bars = transformers.utils.logging.is_progress_bar_enabled()
+        if plan.progress:  # one view of the search, not one bar for each checkpoint
+            transformers.utils.logging.disable_progress_bar()
         self.trainer.__class__ = _in_trial(self.user_class, self)
         try:
             self._check_rebuild()
@@ -187,6 +190,8 @@ class _Search:
         finally:
             self.live = None
             self._give_back()
+            if bars:
+                transformers.utils.logging.enable_progress_bar()
         return self._result(study)
 
     def _check_rebuild(self) -> None:

@@ -1,0 +1,55 @@
+# make demo: a real search in under three minutes.  make test: everything.  Both set themselves up in .venv.
+PYTHON ?= python3
+# installed before everything else; TORCH="torch==2.13.0+cpu --index-url ..." or TORCH=torch to choose another build
+TORCH ?= torch==2.13.0
+NEWEST ?= transformers==5.23.0
+OLDEST ?= transformers==4.56.2
+BIN = .venv/bin
+OLD = .venv-oldest/bin
+export TOKENIZERS_PARALLELISM = false
+export HF_HUB_OFFLINE = 1
+export WANDB_MODE = offline
+
+.PHONY: demo test setup lint check-newest check-oldest bench clean
+
+demo: setup
+	$(BIN)/python examples/demo.py
+
+test: lint check-newest check-oldest
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "tunesmith needs Python >= 3.10: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(NEWEST) -e '.[transformers,export,test]'
+	touch $@
+
+# the second environment shares torch and all other packages with the first, and has its own transformers
+.venv-oldest/ready: .venv/ready
+	$(PYTHON) -m venv .venv-oldest
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > .venv-oldest/shared.txt
+	cp .venv-oldest/shared.txt "$$($(OLD)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+	$(OLD)/python -m pip install --quiet --disable-pip-version-check $(OLDEST)
+	touch $@
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check-newest: setup
+	$(BIN)/python -m pytest tests
+
+check-oldest: .venv-oldest/ready
+	$(OLD)/python -c 'import transformers; print("transformers", transformers.__version__)'
+	$(OLD)/python -m pytest tests/test_trainer.py tests/test_arguments.py
+
+bench: setup
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/inline_trial.py
+
+clean:
+	rm -rf .venv .venv-oldest demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
