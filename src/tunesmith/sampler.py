@@ -31,7 +31,9 @@ class Sampler(optuna.samplers.BaseSampler):
         self._seed = secrets.randbits(31)
 
     def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial  # noqa: ARG002
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,  # noqa: ARG002
     ) -> dict[str, BaseDistribution]:
         """The parameters that all finished trials have."""
         trials = study.get_trials(deepcopy=False)

@@ -13,7 +13,7 @@ from tunesmith.engine.gp import Posterior
 
 _RANDOM, _NEAR, _KEPT = 600, 24, 6
 _SMALL = 2000  # a space of at most so many points is searched whole
-_SAME = 1e-9  # points at a squared distance below this are one configuration
+_DIGITS = 5  # points that agree to so many decimals are one configuration
 
 
 def log_improvement(posterior: Posterior, best: float, points: Array) -> Array:
@@ -69,9 +69,12 @@ def maximise(
 
 
 def fresh(points: Array, avoid: Array) -> Array:
-    """The points that are not in `avoid`; all of them when nothing else is left."""
+    """The points that are not in `avoid`; all of them when nothing else is left.
+
+    Continuous spaces need this too: steps that leave the cube end on its faces, often on a corner that was tried.
+    """
     if not len(avoid):
         return points
-    squared = (points**2).sum(1)[:, None] + (avoid**2).sum(1)[None] - 2.0 * points @ avoid.T
-    new = squared.min(1) > _SAME
+    taken = {row.tobytes() for row in np.round(avoid, _DIGITS) + 0.0}  # + 0.0: no negative zeros
+    new = np.array([row.tobytes() not in taken for row in np.round(points, _DIGITS) + 0.0])
     return points[new] if new.any() else points

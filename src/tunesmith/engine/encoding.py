@@ -196,8 +196,10 @@ class Cube:
 
     def everything(self) -> Array:
         """All points of a finite space, shape (size, columns)."""
-        ones = [s.from_uniform((np.arange(s.count) + 0.5) / s.count) if isinstance(s, Corners) else s.points[:, None]
-                for s in self.scales]
+        ones = [
+            s.from_uniform((np.arange(s.count) + 0.5) / s.count) if isinstance(s, Corners) else s.points[:, None]
+            for s in self.scales
+        ]
         index = np.array(list(product(*(range(len(o)) for o in ones))))
         return np.hstack([o[index[:, k]] for k, o in enumerate(ones)])
 
@@ -234,7 +236,9 @@ class Cube:
 def _column(dimension: Dimension) -> Scale | Corners:
     if isinstance(dimension, Number):
         return Scale(dimension)
-    numbers = all(isinstance(o, int | float) and not isinstance(o, bool) and math.isfinite(o) for o in dimension.options)
+    numbers = all(
+        isinstance(o, int | float) and not isinstance(o, bool) and math.isfinite(o) for o in dimension.options
+    )
     ordered = numbers and len(set(dimension.options)) > 2  # noqa: PLR2004  two options have no order to speak of
     return Scale(dimension) if ordered else Corners(dimension)
 

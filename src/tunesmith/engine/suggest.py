@@ -18,7 +18,6 @@ from tunesmith.engine.gp import Posterior, condition, fit
 START = 4  # Sobol points before the first model
 _STARTS = 16  # Sobol points in all, for trials asked for while none has finished
 ENSEMBLE_FROM = 14  # observations from which models alternate from ask to ask
-_LISTED = 1e6  # in a finite space of at most so many points, none is tried twice
 FIT_ON, MODEL_ON = 120, 400  # at most so many observations for the hyperparameters, and for the model
 
 # warping, and the prior's mean log lengthscale (None: by the number of parameters)
@@ -62,7 +61,7 @@ def suggest(
         return Suggestion({}, {"how": "empty"})
     known = cube.encode([o.params for o in history])
     waiting = cube.encode([p for p in pending if p])
-    avoid = np.vstack([known, waiting]) if cube.size <= _LISTED else waiting
+    avoid = np.vstack([known, waiting])
     informative = sum(np.isfinite(o.losses).all() for o in history)
     if informative < START:
         point = _start(cube, avoid, fixed, seed=seed, number=number)

@@ -1,0 +1,77 @@
+"""The Gaussian process: its gradient, its predictions, the acquisition's tails."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.integrate import quad
+from scipy.optimize import check_grad
+
+from tunesmith.engine import warp
+from tunesmith.engine.acquire import log_improvement
+from tunesmith.engine.gp import Posterior, _grouped_squares, _negative_log_posterior, condition, fit
+
+GROUP = np.array([0, 1, 1])
+
+
+def data() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    points = rng.random((25, 3))
+    return points, warp.standard(np.sin(5 * points[:, 0]) + 0.05 * rng.normal(size=25))
+
+
+def test_the_gradient_is_that_of_the_value() -> None:
+    points, y = data()
+    squares = _grouped_squares(points, GROUP, 2)
+    for theta in (np.array([0.1, 0.5, -3.0]), np.array([-1.0, 2.0, -6.0])):
+        error = check_grad(
+            lambda t: _negative_log_posterior(t, squares, y, 0.5)[0],
+            lambda t: _negative_log_posterior(t, squares, y, 0.5)[1],
+            theta,
+        )
+        assert error < 1e-4
+
+
+def test_the_fit_sees_which_parameter_matters_and_predicts() -> None:
+    points, y = data()
+    posterior = fit(points, y, GROUP)
+    assert posterior.lengths[0] < posterior.lengths[1]
+    mean, variance = posterior.predict(points)
+    assert np.abs(mean - y).max() < 0.5
+    assert posterior.predict(points + 5.0)[1].min() > variance.max()
+
+
+def at(mean: float, sd: float) -> Posterior:
+    class Flat(Posterior):
+        def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return np.full(len(points), mean), np.full(len(points), sd**2)
+
+    points, y = data()
+    known = condition(points, y, GROUP, np.zeros(3))
+    return Flat(known.inverse_lengths, known.noise, known.points, known.factor, known.alpha, known.lengths)
+
+
+@pytest.mark.parametrize("z", [-4.0, -1.5, -0.5, 0.0, 2.0])
+def test_log_improvement_is_the_logarithm_of_the_integral(z: float) -> None:
+    def density(u: float) -> float:
+        return (z - u) * math.exp(-0.5 * u * u) / math.sqrt(2 * math.pi)
+
+    integral = quad(density, -12, z, epsabs=1e-14)[0]
+    found = log_improvement(at(-2.0 * z, 2.0), 0.0, np.zeros((1, 3)))[0]
+    assert found == pytest.approx(math.log(2.0 * integral), abs=1e-4)
+
+
+def test_log_improvement_stays_finite_and_ordered_far_out() -> None:
+    values = [log_improvement(at(m, 1.0), 0.0, np.zeros((1, 3)))[0] for m in (5.0, 20.0, 39.0, 41.0, 200.0)]
+    assert np.isfinite(values).all()
+    assert values == sorted(values, reverse=True)
+
+
+@pytest.mark.parametrize("warping", [warp.half_rank, warp.log_gap, warp.power])
+def test_warping_keeps_the_order_and_standardises(warping) -> None:
+    y = np.random.default_rng(1).lognormal(0, 3, 40)
+    warped = warping(y)
+    assert (np.argsort(warped) == np.argsort(y)).all()
+    assert warped.mean() == pytest.approx(0, abs=1e-9)
+    assert warped.std() == pytest.approx(1)
+    assert np.isfinite(warping(np.ones(5))).all()
