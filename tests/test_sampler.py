@@ -71,7 +71,7 @@ def test_a_bowl_is_solved_where_random_search_is_far_off(direction: str) -> None
 def test_failed_trials_do_not_stop_the_search() -> None:
     def fails(trial: optuna.Trial) -> float:
         x = trial.suggest_float("x", 0.0, 1.0)
-        if x > 0.5:  # noqa: PLR2004
+        if x > 0.5:
             raise MemoryError
         return (x - 0.4) ** 2
 

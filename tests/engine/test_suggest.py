@@ -70,7 +70,7 @@ def test_a_region_that_fails_is_avoided(value: float) -> None:
 
 
 def test_only_failures_leave_the_search_at_its_start() -> None:
-    seen = history(10, lambda p: (math.nan,))  # noqa: ARG005
+    seen = history(10, lambda p: (math.nan,))
     assert suggest(SPACE, seen, [], seed=0, number=10).why["how"] == "start"
 
 

@@ -13,6 +13,7 @@ from tunesmith.engine.gp import Posterior
 
 _RANDOM, _NEAR, _KEPT = 600, 24, 6
 _SMALL = 2000  # a space of at most so many points is searched whole
+_FAR = -40.0  # from here on phi(z) / z^2 is exact enough, and the full expression cancels
 _DIGITS = 5  # points that agree to so many decimals are one configuration
 
 
@@ -31,7 +32,7 @@ def _log_h(z: Array) -> Array:
     out[high] = np.log(np.exp(-0.5 * a * a) / np.sqrt(2 * np.pi) + a * np.exp(log_ndtr(a)))
     b = z[~high]
     rest = 1.0 + b * np.sqrt(np.pi / 2) * erfcx(-b / np.sqrt(2))
-    rest = np.where(b < -40.0, 1.0 / np.maximum(b * b, 1.0), np.maximum(rest, 1e-300))
+    rest = np.where(b < _FAR, 1.0 / np.maximum(b * b, 1.0), np.maximum(rest, 1e-300))
     out[~high] = -0.5 * b * b - 0.5 * np.log(2 * np.pi) + np.log(rest)
     return out
 

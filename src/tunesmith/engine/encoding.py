@@ -68,7 +68,7 @@ class Scale:
         if len(grid):
             places = np.log(grid) if self.log else grid
             self.points = (places - self.bottom) / self.span if self.span else np.zeros(1)
-        self.count = len(self.points) if len(self.points) else math.inf
+        self.count = len(self.points) or math.inf
 
     def encode(self, value: Any) -> list[float]:
         """The value's place; the middle when it is no number (the parameter was of another kind once)."""

@@ -10,6 +10,8 @@ from scipy.stats import rankdata, yeojohnson
 
 from tunesmith.engine.encoding import Array
 
+_TINY = 1e-12  # a spread below this is rounding, not information
+
 
 def impute(losses: Array) -> Array:
     """Failed trials (NaN or inf) count as the worst finite loss: their region is avoided, the model is not bent."""
@@ -21,7 +23,7 @@ def impute(losses: Array) -> Array:
 def standard(y: Array) -> Array:
     """Mean 0, variance 1."""
     spread = y.std()
-    return np.asarray((y - y.mean()) / (spread if spread > 1e-12 else 1.0))
+    return np.asarray((y - y.mean()) / (spread if spread > _TINY else 1.0))
 
 
 def half_rank(y: Array) -> Array:
