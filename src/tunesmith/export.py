@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -134,7 +134,7 @@ def _fill(storage: Any, trials: Sequence[Trial], directions: Sequence[str], name
     return study
 
 
-def _when(seconds: float | None) -> datetime.datetime | None:
+def _when(seconds: float | None) -> dt.datetime | None:
     if seconds is None:
         return None
-    return datetime.datetime.fromtimestamp(seconds)  # noqa: DTZ006  Optuna's times are naive and local
+    return dt.datetime.fromtimestamp(seconds)  # noqa: DTZ006  Optuna's times are naive and local
