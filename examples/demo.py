@@ -1,4 +1,4 @@
-"""A real fine-tuning search, offline: which library does a docstring come from?
+"""A real fine-tuning search, offline: which library does a docstring come from.
 
 The texts are the docstrings of the packages installed beside this script; the tokenizer is trained on the spot and
 the model is a small BERT from a config. `make demo` runs this in under three minutes on two cores.
@@ -63,9 +63,7 @@ bare.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
 bare.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=3000, special_tokens=["[PAD]", "[UNK]"]))
 tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, pad_token="[PAD]", unk_token="[UNK]", model_max_length=48)
 
-examples = [
-    {**tokenizer(text, truncation=True), "labels": label} for text, label in zip(texts, labels, strict=True)
-]
+examples = [{**tokenizer(text, truncation=True), "labels": label} for text, label in zip(texts, labels, strict=True)]
 random.Random(1).shuffle(examples)
 cut = len(examples) * 3 // 4
 train, evaluation = examples[:cut], examples[cut:]

@@ -50,9 +50,9 @@ def fresh(arguments: Any, changes: Mapping[str, Any]) -> Any:
 def convert(name: str, value: Any, hint: Any) -> Any:
     """The value in the field's type, by its annotation. Raises SettingError where there is no faithful conversion."""
     options = _options(hint)
-    if value is None or (isinstance(value, str) and value.lower() == "none" and str not in options):
-        if type(None) in options or Any in options:
-            return None
+    none = value is None or (isinstance(value, str) and value.lower() == "none" and str not in options)
+    if none and (type(None) in options or Any in options):
+        return None
     value = value.item() if hasattr(value, "item") and callable(value.item) else value  # numpy scalars
     for option in options:
         if isinstance(option, type) and type(value) is option:
@@ -138,7 +138,7 @@ def _rank(option: Any) -> int:
     return {bool: 1, int: 2, float: 3, dict: 4, str: 5}.get(option, 6)
 
 
-def _convert_to(option: Any, value: Any) -> Any:  # noqa: PLR0911, PLR0912, C901  a table of types in order
+def _convert_to(option: Any, value: Any) -> Any:  # noqa: PLR0911, C901  a table of types in order
     if option is Any:
         return value
     if not isinstance(option, type) or option is type(None):
@@ -193,7 +193,7 @@ def _joined(nested: Mapping[str, Any]) -> str:
     return ",".join(f"{k}={v}" for k, v in nested.items())
 
 
-def _strings(function: Callable[..., Any] | None, depth: int = 3) -> set[str]:
+def _strings(function: Callable[..., Any] | None, depth: int = 3) -> set[str]:  # noqa: C901  a walk over code
     """The string constants and attribute names in a function's code and in the functions it calls."""
     function = inspect.unwrap(function) if function is not None else None
     function = getattr(function, "func", function)  # functools.partial

@@ -64,7 +64,9 @@ class Plan:
         backend_class(self.backend)
 
 
-def conduct(plan: Plan, make_runner: Callable[[Study], Runner], *, prepare: Callable[[Study], None] | None = None) -> Study:
+def conduct(
+    plan: Plan, make_runner: Callable[[Study], Runner], *, prepare: Callable[[Study], None] | None = None
+) -> Study:
     """Open or begin the study that `plan` describes, run it to the end of its budget and write its report.
 
     `prepare(study)` is called once the study is open and locked, before the first trial.

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from tunesmith.errors import SpaceError, TunesmithError, UserFunctionError
 from tunesmith.space import as_function, parse_space
-from tunesmith.trial import CONTINUE, Assignment, Decision, LiveTrial, Report, Space
+from tunesmith.trial import CONTINUE, Assignment, Decision, LiveTrial, Report, Space, Trial
 
 PROBES = 8  # so many draws see each branch of a space with a few branches
 
@@ -85,6 +85,12 @@ class Probe:
     def names(self) -> list[str]:
         """The names of the hyperparameters returned."""
         return list(dict.fromkeys(name for values in self.values for name in values))
+
+
+def replay(trial: Trial) -> LiveTrial:
+    """A trial that gives the values of an earlier one again; nothing it does is recorded."""
+    again = Assignment(trial.number, params=trial.params, distributions=trial.distributions)
+    return LiveTrial(again, _Draws(random.Random(trial.number)))  # noqa: S311  no secret
 
 
 class _Draws:

@@ -21,7 +21,9 @@ class KeptModel:
         self._loss = float("inf")
         self._weights: dict[str, torch.Tensor] = {}
 
-    def offer(self, number: int, values: Sequence[float] | None, directions: Sequence[str], model: torch.nn.Module) -> None:
+    def offer(
+        self, number: int, values: Sequence[float] | None, directions: Sequence[str], model: torch.nn.Module
+    ) -> None:
         """Keep the model if it is the best so far (by the first objective) and fits."""
         if values is None:
             return
@@ -44,11 +46,11 @@ class KeptModel:
             return
         message = (
             f"the weights of the best trial ({number}) were not saved: its training saved no checkpoint of its best "
-            'evaluation. Set save_strategy (as eval_strategy) and search again, or train with the best hyperparameters'
+            "evaluation. Set save_strategy (as eval_strategy) and search again, or train with the best hyperparameters"
         )
 
         def refuse(*_args: Any, **_kwargs: Any) -> Any:
             raise ModelNotSavedError(message)
 
         model.forward = refuse
-        model.save_pretrained = refuse  # type: ignore[assignment]
+        model.save_pretrained = refuse

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -182,9 +183,7 @@ class Loop:
         link.flush()
         attempt = self.record.trial(ended.number).attempt
         if outcome.reason is not None and outcome.reason.startswith("lost") and attempt <= self.budget.max_retries:
-            trial = self.record.requeue(
-                ended.number, TrialState.WAITING, reason=outcome.reason, count_attempt=True
-            )
+            trial = self.record.requeue(ended.number, TrialState.WAITING, reason=outcome.reason, count_attempt=True)
             self.notify("on_message", f"trial {ended.number} is tried again: {outcome.reason}")
             return
         outcome = _settled(outcome)
@@ -286,7 +285,7 @@ class _DriverLink:
         stop = self._loop._decision()  # noqa: SLF001  the link is the loop's other half
         if stop.action != "continue":
             return stop
-        if any(v != v or v in (float("inf"), float("-inf")) for v in report.values):
+        if not all(map(math.isfinite, report.values)):
             return Decision("prune", f"nan: the objective is {report.values[0]} at step {report.step}")
         return self._loop.backend.judge(trial)
 

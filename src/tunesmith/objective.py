@@ -23,7 +23,9 @@ class Objective:
     _warned: bool = field(default=False, repr=False)
 
     @classmethod
-    def of(cls, trainer: Any, compute_objective: Callable[[dict[str, float]], Any] | None, directions: tuple[str, ...]) -> Objective:
+    def of(
+        cls, trainer: Any, compute_objective: Callable[[dict[str, float]], Any] | None, directions: tuple[str, ...]
+    ) -> Objective:
         """The user's function, else the metric that `metric_for_best_model` names, else transformers' default.
 
         `direction` is turned to "maximize" where the arguments say that greater is better; a metric that contradicts
@@ -62,9 +64,7 @@ class Objective:
 
     def _warn_of_sum(self, metrics: Mapping[str, float]) -> None:
         self._warned = True
-        parts = [
-            m for m in metrics if m not in ("eval_loss", "epoch") and not m.endswith(("_runtime", "_per_second"))
-        ]
+        parts = [m for m in metrics if m not in ("eval_loss", "epoch") and not m.endswith(("_runtime", "_per_second"))]
         if parts:
             warnings.warn(
                 f"what is minimized is the sum {' + '.join(parts)}: the default objective adds all metrics but the "
@@ -80,5 +80,7 @@ class _Metric:
 
     def __call__(self, metrics: Mapping[str, float]) -> float:
         if self.key not in metrics:
-            raise KeyError(f"metric_for_best_model names {self.key!r}; the evaluation gave {', '.join(sorted(metrics))}")
+            raise KeyError(
+                f"metric_for_best_model names {self.key!r}; the evaluation gave {', '.join(sorted(metrics))}"
+            )
         return metrics[self.key]

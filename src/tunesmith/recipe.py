@@ -32,10 +32,10 @@ _OWN = {
 _BARS = (ProgressCallback, PrinterCallback)
 
 
-class Recording(type(Trainer)):  # type: ignore[misc]  the metaclass of Trainer is `type` today
+class Recording(type):
     """A metaclass that keeps the arguments an instance was made with, those of the outermost subclass."""
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:  # noqa: D102  as of any class
         trainer = super().__call__(*args, **kwargs)
         built = {k: v for k, v in vars(trainer).items() if k not in _OWN and not k.startswith("_")}
         vars(trainer)[RECORD] = (args, kwargs, built)

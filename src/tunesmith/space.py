@@ -124,7 +124,8 @@ def _from_dict(space: Mapping[str, Any], prefix: str) -> dict[str, BaseDistribut
 
 def _from_ray(name: str, domain: Any) -> BaseDistribution:
     """A Ray Tune domain; upper bounds of integer domains are exclusive there, those of quantized ones inclusive."""
-    kind, sampler = type(domain).__name__, domain.get_sampler() if hasattr(domain, "get_sampler") else None
+    kind = type(domain).__name__
+    sampler: Any = domain.get_sampler() if hasattr(domain, "get_sampler") else None
     step: Any = None
     if type(sampler).__name__ == "Quantized":
         step, sampler = sampler.q, sampler.sampler
@@ -173,7 +174,9 @@ def _from_wandb(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Ba
     for key, config in parameters.items():
         name = f"{prefix}{key}"
         if not isinstance(config, Mapping):
-            raise SpaceError(f'a W&B parameter is a dict with value, values or min and max, got {config!r} for "{name}"')
+            raise SpaceError(
+                f'a W&B parameter is a dict with value, values or min and max, got {config!r} for "{name}"'
+            )
         if isinstance(config.get("parameters"), Mapping):
             found |= _from_wandb(config["parameters"], f"{name}.")
         else:
@@ -181,7 +184,7 @@ def _from_wandb(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Ba
     return found
 
 
-def _wandb_distribution(name: str, config: Mapping[str, Any]) -> BaseDistribution:  # noqa: PLR0911  a table
+def _wandb_distribution(name: str, config: Mapping[str, Any]) -> BaseDistribution:  # noqa: C901, PLR0911, PLR0912  a table of forms
     if "value" in config:
         return _choice(name, [config["value"]])
     if "values" in config:
@@ -261,7 +264,7 @@ def _sigopt_distribution(name: str, p: Mapping[str, Any]) -> BaseDistribution:
     bounds = p.get("bounds")
     if not isinstance(bounds, Mapping) or kind not in ("double", "int"):
         raise SpaceError(
-            f'a SigOpt parameter is a double or int with bounds, or has categorical_values or a grid, got {dict(p)}'
+            f"a SigOpt parameter is a double or int with bounds, or has categorical_values or a grid, got {dict(p)}"
         )
     if kind == "int":
         return _int(name, bounds.get("min"), bounds.get("max"))

@@ -86,9 +86,7 @@ class Study:
             return (self.best_trial,)
         signs = _signs(self.directions)
         losses = {t.number: tuple(s * v for s, v in zip(signs, _values(t), strict=True)) for t in done}
-        front = [
-            t for t in done if not any(_dominates(losses[o.number], losses[t.number]) for o in done if o is not t)
-        ]
+        front = [t for t in done if not any(_dominates(losses[o.number], losses[t.number]) for o in done if o is not t)]
         return tuple(sorted(front, key=lambda t: (losses[t.number], t.number)))
 
     def completed(self) -> list[Trial]:

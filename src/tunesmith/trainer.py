@@ -7,21 +7,20 @@ import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 import transformers
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import TrialPruned
-from optuna.trial import FixedTrial
 from transformers import TrainerCallback
 from transformers.trainer_utils import BestRun, HPSearchBackend
 
 from tunesmith import arguments, checkpoints
 from tunesmith.conduct import Plan, as_directions, conduct
 from tunesmith.errors import SettingError, UserFunctionError
-from tunesmith.hp_space import Probe, SpaceFunction, as_space_function, default_space
+from tunesmith.hp_space import Probe, SpaceFunction, as_space_function, default_space, replay
 from tunesmith.kept import KeptModel
 from tunesmith.loop import Budget, contains
 from tunesmith.objective import Objective
@@ -31,10 +30,10 @@ from tunesmith.runners.inline import InlineRunner
 from tunesmith.study import Resume, Study
 from tunesmith.trial import LiveTrial, TrialState
 
-Bests = BestRun | list[BestRun]
+Bests: TypeAlias = "BestRun | list[BestRun]"
 
 
-class Trainer(transformers.Trainer, metaclass=Recording):  # type: ignore[misc]  transformers is not typed
+class Trainer(transformers.Trainer, metaclass=Recording):
     """transformers.Trainer with tunesmith's `hyperparameter_search`; everything else is unchanged."""
 
     def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Bests:
@@ -94,15 +93,20 @@ def hyperparameter_search(
         direction: "minimize", "maximize", or one per objective.
         backend: "tunesmith" (default) or another known one.
         hp_name: names a run in the loggers; directories are `run-<number>`.
-        study: the study's name. directory: where it lies, default `args.output_dir`.
+        study: the study's name.
+        directory: where it lies, default `args.output_dir`.
         resume: "auto" continues an unfinished study of the same space, directions and arguments; True also a finished
             one; False starts afresh, beside it.
         timeout: seconds, after which the running trial is paused at its next step.
         keep_checkpoints: None leaves what the save settings leave; "best" or a number bounds the whole search.
-        max_failures: failed trials that end the search. max_retries: of a trial whose process was lost.
-        seed: of the suggestions. enqueue: parameters to try first. callbacks: observers of the search.
+        max_failures: failed trials that end the search.
+        max_retries: of a trial whose process was lost.
+        seed: of the suggestions.
+        enqueue: parameters to try first.
+        callbacks: observers of the search.
         strict: a hyperparameter that nothing reads is an error, not a warning.
-        progress: show the search. prune_metric: (name, direction) for pruning with several objectives.
+        progress: show the search.
+        prune_metric: (name, direction) for pruning with several objectives.
         compare_at: pruners compare trials at equal "share" of training, "step", "epoch" or "examples".
         options: for the backend, for Optuna: sampler, pruner, storage, study_name, load_if_exists.
 
@@ -173,7 +177,7 @@ class _Search:
         self.recipe = Recipe.of(trainer)
         self.kept = KeptModel()
         self.study: Study | None = None
-        self.live: LiveTrial | FixedTrial | None = None
+        self.live: LiveTrial | None = None
         self.made: tuple[Any, Any] | None = None
         self.value_step: int | None = None
 
@@ -310,10 +314,10 @@ class _Search:
             if short is not None:
                 warnings.warn(short, UserWarning, stacklevel=2)
 
-    def model_for(self, live: LiveTrial | FixedTrial | None) -> Any:
+    def model_for(self, live: LiveTrial | None) -> Any:
         """The model of the running trial: made once, in the constructor, and handed to train() with the same RNG state."""
         if self.made is None:
-            model = super(self.trainer.__class__, self.trainer).call_model_init(live)
+            model = self.user_class.call_model_init(self.trainer, live)
             self.made = (model, _rng_state())
         model, rng = self.made
         if rng is not None:
@@ -329,7 +333,7 @@ class _Search:
         path = study.checkpoint(best) if study is not None and best is not None else None
         self.recipe.restore_weights()
         # a model_init that suggests gets the best trial's suggestions again
-        self.live = None if best is None else FixedTrial(dict(best.params), number=best.number)
+        self.live = None if best is None else replay(best)
         try:
             self.recipe.rebuild(self.user_args, fresh_callbacks=False, bars=True)
         finally:
@@ -365,12 +369,12 @@ class _Search:
         return self.study
 
     def _live(self) -> LiveTrial:
-        if not isinstance(self.live, LiveTrial):
+        if self.live is None:
             raise RuntimeError("a trial is running while it reports")
         return self.live
 
 
-class _Watch(TrainerCallback):  # type: ignore[misc]  transformers is not typed
+class _Watch(TrainerCallback):
     """Ends training at the next step, with a checkpoint, when the study wants to pause."""
 
     def __init__(self, live: LiveTrial) -> None:
@@ -385,7 +389,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  transformers is not typed
 def _in_trial(cls: type, search: _Search) -> type:
     """The user's Trainer class with what a trial needs; the Trainer is of this class during the search only."""
 
-    class InTrial(cls):  # type: ignore[misc]
+    class InTrial(cls):
         def call_model_init(self, trial: Any = None) -> Any:  # noqa: ARG002  the running trial is known
             return search.model_for(search.live)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -164,7 +164,7 @@ class LiveTrial(BaseTrial):
         self._n_objectives = assignment.n_objectives
         self._decision = CONTINUE
         self._attrs: dict[str, Any] = {}
-        self._started = datetime.datetime.now()  # noqa: DTZ005  Optuna's trials carry naive local times
+        self._started = dt.datetime.now()  # noqa: DTZ005  Optuna's trials carry naive local times
         self.resume_from = assignment.resume_from
         self.attempt = assignment.attempt
 
@@ -199,7 +199,7 @@ class LiveTrial(BaseTrial):
         return dict(self._attrs)
 
     @property
-    def datetime_start(self) -> datetime.datetime | None:
+    def datetime_start(self) -> dt.datetime | None:
         """When this attempt began (naive, local time, as in Optuna)."""
         return self._started
 
@@ -286,8 +286,10 @@ class LiveTrial(BaseTrial):
             raise SpaceError(f"share must be from 0 to 1, got {share!r}")
         if checkpoint is not None:
             self._link.checkpoint(str(checkpoint), int(step))
-        now = datetime.datetime.now(tz=datetime.timezone.utc).timestamp()
-        entry = Report(int(step), values, dict(metrics), epoch, examples, None if share is None else min(share, 1.0), now)
+        now = dt.datetime.now(tz=dt.timezone.utc).timestamp()
+        entry = Report(
+            int(step), values, dict(metrics), epoch, examples, None if share is None else min(share, 1.0), now
+        )
         self._reports.append(entry)
         self._decision = self._link.report(entry)
 

@@ -133,9 +133,7 @@ def _curves(study: Study, best: set[int]) -> str:
     series = []
     for t in sorted(shown, key=lambda t: t.number in best):
         shares = all(r.share is not None for r in t.reports)
-        points = [
-            (100 * r.share if shares and r.share is not None else float(r.step), r.values[0]) for r in t.reports
-        ]
+        points = [(100 * r.share if shares and r.share is not None else float(r.step), r.values[0]) for r in t.reports]
         kind = "bestline" if t.number in best else ("line" if t.state is TrialState.COMPLETE else "stopped")
         title = f"trial {t.number}: {t.state.value.lower()} {t.reason or ''}"
         series.append(Series(kind, points, title=title))
@@ -161,7 +159,13 @@ def _table(trials: Sequence[Trial], directions: Sequence[str], best: set[int]) -
     for t in trials[:_MOST_ROWS]:
         values = [_number(v) for v in t.values] if t.values is not None else [""] * len(objectives)
         duration = "" if t.duration is None else f"{t.duration:.1f}"
-        cells = [str(t.number), t.state.value.lower(), *values, *(_number(t.params.get(n, "")) for n in names), duration]
+        cells = [
+            str(t.number),
+            t.state.value.lower(),
+            *values,
+            *(_number(t.params.get(n, "")) for n in names),
+            duration,
+        ]
         tail = f'<td class="reason">{escape(t.reason or "")}</td>'
         mark = ' class="best"' if t.number in best else ""
         rows.append(f"<tr{mark}>{''.join(f'<td>{escape(c)}</td>' for c in cells)}{tail}</tr>")
