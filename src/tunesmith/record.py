@@ -183,7 +183,9 @@ class Record:
         with self._transaction():
             info = self._read_info()
             info = replace(info, settings={**info.settings, **plain(values)})
-            self._db.execute("UPDATE study SET settings = ?", (dump(info.settings),))
+            encoded = dump(info.settings)
+            row = (info.name, dump(info.directions), info.seed, info.created, encoded)
+            self._db.execute("UPDATE study SET settings = ?, checksum = ?", (encoded, checksum(row)))
         self.info = info
 
     def add_waiting(self, params: Mapping[str, Any], *, attrs: Mapping[str, Any] | None = None) -> int:
@@ -298,9 +300,9 @@ class Record:
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _read_info(self) -> StudyInfo:
-        row = self._db.execute("SELECT name, directions, seed, created, settings FROM study").fetchone()
+        row = self._db.execute("SELECT name, directions, seed, created, settings, checksum FROM study").fetchone()
         version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
-        if row is None:
+        if row is None or checksum(row[:-1]) != row[-1]:
             raise damaged(self.path, "the study's own row")
         return StudyInfo(row[0], tuple(json.loads(row[1])), row[2], row[3], version, json.loads(row[4]))
 

@@ -33,7 +33,7 @@ _DOUBTED = frozenset({"lustre", "gpfs", "beegfs", "ceph", "fuse.ceph", "fuse.glu
 _SCHEMA = (
     """CREATE TABLE study (
         one INTEGER PRIMARY KEY CHECK (one = 1), name TEXT NOT NULL, directions TEXT NOT NULL, seed INTEGER NOT NULL,
-        created REAL NOT NULL, settings TEXT NOT NULL)""",
+        created REAL NOT NULL, settings TEXT NOT NULL, checksum INTEGER NOT NULL)""",
     """CREATE TABLE trial (
         number INTEGER PRIMARY KEY, state TEXT NOT NULL, params TEXT NOT NULL, distributions TEXT NOT NULL,
         offered TEXT NOT NULL, value TEXT, attempt INTEGER NOT NULL, checkpoint TEXT, checkpoint_step INTEGER,
@@ -63,7 +63,7 @@ def make(path: Path, *, name: str, directions: Sequence[str], seed: int, setting
         os.close(handle)
         aside = Path(text)
         aside.chmod(0o666 & ~_umask())
-        _fill(aside, (1, name, dump(list(directions)), int(seed), time.time(), dump(dict(settings))))
+        _fill(aside, (name, dump(list(directions)), int(seed), time.time(), dump(dict(settings))))
         _place(aside, path)
     except (sqlite3.Error, OSError) as error:
         raise translated(error, path) from error
@@ -80,7 +80,7 @@ def _fill(path: Path, study: Sequence[Any]) -> None:
         connection.execute("BEGIN")
         for statement in _SCHEMA:
             connection.execute(statement)
-        connection.execute("INSERT INTO study VALUES (?, ?, ?, ?, ?, ?)", study)
+        connection.execute("INSERT INTO study VALUES (1, ?, ?, ?, ?, ?, ?)", (*study, checksum(study)))
         connection.execute(f"PRAGMA application_id = {_MAGIC}")
         connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
