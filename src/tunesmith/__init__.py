@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tunesmith.conduct import search as search
     from tunesmith.errors import TunesmithError as TunesmithError
     from tunesmith.sampler import Sampler as Sampler
-    from tunesmith.conduct import search as search
     from tunesmith.study import Study as Study
     from tunesmith.study import load_study as load_study
     from tunesmith.trainer import Trainer as Trainer
@@ -35,7 +35,7 @@ _HOMES = {
     "tunable": "trainer",
 }
 
-__all__ = [  # noqa: PLE0604, RUF022  the keys of _HOMES, and the version
+__all__ = [  # noqa: PLE0604  the keys of _HOMES, and the version
     *_HOMES,
     "__version__",
 ]

@@ -225,7 +225,7 @@ def to_wandb(space: Space) -> dict[str, dict[str, Any]]:
     return {name: _to_wandb(d) for name, d in space.items()}
 
 
-def _to_wandb(d: BaseDistribution) -> dict[str, Any]:
+def _to_wandb(d: BaseDistribution) -> dict[str, Any]:  # noqa: PLR0911  a table of forms
     if isinstance(d, CategoricalDistribution):
         return {"values": list(d.choices)}
     if isinstance(d, FloatDistribution):
