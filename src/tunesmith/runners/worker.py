@@ -1,0 +1,199 @@
+"""A worker process: receives the task once, then runs one trial after another, in touch with the driver by a pipe.
+
+Messages to a worker: a Setup, then Attempts; the answers to its calls are (done, value or exception). Messages from it:
+"ready", "begun", an Outcome, or a Call of the trial's link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import io
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+from optuna.distributions import BaseDistribution
+
+from tunesmith.errors import SettingError, UserFunctionError
+from tunesmith.runners import Outcome, Task, execute
+from tunesmith.runners.pickling import dumps, loads
+from tunesmith.trial import CONTINUE, Assignment, Decision, LiveTrial, Report, TrialState
+
+DUMP_SIGNAL = getattr(signal, "SIGQUIT", None)  # as in Java and Go: print the stack of every thread
+_DECIDE_EVERY = 0.2  # seconds: a trial may ask at each step, and an answer costs the driver's attention
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker begins with: the pickled task's file, and its slot."""
+
+    task: Path
+    environment: Mapping[str, str]
+    threads: int
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A trial to run, and the file for its output."""
+
+    assignment: Assignment
+    log: Path
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a trial's link, to be made in the driver."""
+
+    method: Literal["suggest", "report", "decide", "checkpoint", "annotate"]
+    arguments: tuple[Any, ...]
+
+
+class PipeLink:
+    """A trial's line to the driver, in the worker."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._asked = 0.0
+
+    def suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        """Ask the driver for a value."""
+        return self._call("suggest", name, distribution)
+
+    def report(self, report: Report) -> Decision:
+        """Have the driver record the report."""
+        decision: Decision = self._call("report", report)
+        self._asked = time.monotonic()
+        return decision
+
+    def decide(self) -> Decision:
+        """Ask the driver, five times a second at most: "continue" holds that long."""
+        if time.monotonic() - self._asked < _DECIDE_EVERY:
+            return CONTINUE
+        decision: Decision = self._call("decide")
+        if decision.action == "continue":
+            self._asked = time.monotonic()
+        return decision
+
+    def checkpoint(self, path: str, step: int) -> None:
+        """Have the driver record a checkpoint; a relative path is one of this process."""
+        self._call("checkpoint", str(Path(path).absolute()), step)
+
+    def annotate(self, key: str, value: Any) -> None:
+        """Have the driver record an attribute."""
+        self._call("annotate", key, value)
+
+    def _call(self, method: Any, *arguments: Any) -> Any:
+        message = dumps(Call(method, arguments))
+        with self._lock:
+            self._connection.send_bytes(message)
+            done, value = loads(self._connection.recv_bytes())
+        if not done:
+            raise value
+        return value
+
+
+def serve(connection: Connection) -> None:
+    """Run trials until the driver closes the connection."""
+    _prepare_process()
+    threading.Thread(target=_die_with_driver, args=(connection.fileno(),), daemon=True).start()
+    with contextlib.suppress(EOFError, ConnectionError):
+        setup: Setup = loads(connection.recv_bytes())
+        os.environ.update(setup.environment)
+        task = _load(setup.task)
+        connection.send_bytes(dumps("ready"))
+        while True:
+            attempt: Attempt = loads(connection.recv_bytes())
+            _redirect_output(attempt.log)
+            _limit_threads(setup.threads)
+            connection.send_bytes(dumps("begun"))
+            message = _portable(_run(task, attempt.assignment, connection))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            connection.send_bytes(message)
+            del attempt, message
+            _free_memory()
+
+
+def _load(path: Path) -> Task | Outcome:
+    """The task, or the outcome of every trial when it cannot be loaded here."""
+    try:
+        task: Task = loads(path.read_bytes())
+    except Exception as error:  # noqa: BLE001  loading runs the user's code
+        reason = f"a task must be loadable in a worker process, got {type(error).__name__}: {error}"
+        fatal = SettingError(f"{reason}; can the worker import the same modules as the script?")
+        return Outcome(TrialState.FAILED, reason=f"error: {reason}", detail=traceback.format_exc(), fatal=fatal)
+    return task
+
+
+def _run(task: Task | Outcome, assignment: Assignment, connection: Connection) -> Outcome:
+    if isinstance(task, Outcome):
+        return task
+    live = LiveTrial(assignment, PipeLink(connection))
+    try:
+        return execute(task, live, n_objectives=assignment.n_objectives)
+    except BaseException as error:  # noqa: BLE001  sys.exit() in a trial ends the trial, not the worker
+        reason = f"error: {type(error).__name__}: {error}".removesuffix(": ")
+        return Outcome(TrialState.FAILED, reason=reason, detail=traceback.format_exc())
+
+
+def _portable(outcome: Outcome) -> bytes:
+    """The outcome pickled; an error that cannot be becomes one that can, with its text."""
+    try:
+        message = dumps(outcome)
+        loads(message)
+    except Exception:  # noqa: BLE001  the user's exceptions may hold anything
+        fatal = None if outcome.fatal is None else UserFunctionError(str(outcome.fatal))
+        return dumps(replace(outcome, fatal=fatal, metrics={k: float(v) for k, v in outcome.metrics.items()}))
+    return message
+
+
+def _prepare_process() -> None:
+    faulthandler.enable(all_threads=True)  # a segfault's stack is among the last lines of output
+    if DUMP_SIGNAL is not None:
+        faulthandler.register(DUMP_SIGNAL, all_threads=True)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()  # forked siblings would draw the same numbers
+
+
+def _redirect_output(log: Path) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with log.open("ab") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
+
+
+def _limit_threads(threads: int) -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+
+
+def _free_memory() -> None:
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _die_with_driver(descriptor: int) -> None:
+    poll = select.poll()
+    poll.register(descriptor, 0)  # hang-up is always reported; what arrives is the main thread's
+    poll.poll()
+    os._exit(1)
