@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 _NAME = "tunesmith"
+_STATELESS = (optuna.samplers.RandomSampler, optuna.samplers.TPESampler, optuna.samplers.GPSampler)
 
 
 class OptunaBackend:
     """Proposes by an Optuna sampler, as `optuna.create_study` would (TPE; NSGA-II for several objectives).
 
     The sampler sees an in-memory study that is rebuilt from our record. Its random numbers are keyed by (seed, trial
-    number), so that a resumed search proposes what an uninterrupted one would. `storage`: an Optuna storage (URL or
+    number), so that a resumed search proposes what an uninterrupted one would (with random, TPE and GP sampling;
+    NSGA-II breaks ties by more than that and may differ after a resume). `storage`: an Optuna storage (URL or
     object) that each finished trial is also written to; trials found there beforehand inform the sampler.
     """
 
@@ -45,6 +48,8 @@ class OptunaBackend:
         directions = list(setting.directions)
         self._setting = setting
         self._sampler = sampler if sampler is not None else _default_sampler(directions)
+        # these keep nothing but caches, which must not tell a resumed search from an uninterrupted one
+        self._stateless = type(self._sampler) in _STATELESS
         self._judge = Judge(optuna.pruners.MedianPruner() if pruner is None else pruner, setting)
         self._study = quiet_study(
             storage=optuna.storages.InMemoryStorage(), directions=directions, sampler=self._sampler, study_name=_NAME
@@ -65,17 +70,16 @@ class OptunaBackend:
             self._written = ours
         for trial in setting.history():
             if trial.state.finished:
-                self._study.add_trial(to_frozen(trial))
+                if self._stateless:
+                    self._study.add_trial(to_frozen(trial))
+                else:  # generations, populations and a user's own state come from asking again
+                    self._begin(trial.number, trial.params)
+                    self._end(trial)
                 self._write(trial)
 
     def ask(self, number: int, fixed: Params) -> Proposal:
         """Let the sampler propose; values are drawn as the trial asks for them."""
-        rng = np.random.default_rng([self._setting.seed, number])
-        _reseed(self._sampler, rng, set())
-        if fixed:
-            self._study.enqueue_trial(dict(fixed))
-        trial = self._study.ask()
-        self._trials[number] = trial
+        trial = self._begin(number, fixed)
 
         def draw(name: str, distribution: BaseDistribution) -> Any:
             return _suggest(trial, name, distribution)
@@ -89,6 +93,21 @@ class OptunaBackend:
     def tell(self, trial: Trial) -> None:
         """Tell sampler and pruner, and write the trial to the user's storage."""
         self._judge.tell(trial)
+        self._end(trial)
+        self._write(trial)
+
+    def _begin(self, number: int, fixed: Params) -> OptunaTrial:
+        """Ask with random numbers keyed by the trial."""
+        sampler = copy.deepcopy(self._sampler) if self._stateless else self._sampler
+        _reseed(sampler, (self._setting.seed, number), set())
+        self._study.sampler = sampler
+        if fixed:
+            self._study.enqueue_trial(dict(fixed))
+        trial = self._trials[number] = self._study.ask()
+        return trial
+
+    def _end(self, trial: Trial) -> None:
+        """Tell the sampler's study."""
         mine = self._trials.pop(trial.number, None)
         if mine is None:
             self._study.add_trial(to_frozen(trial))
@@ -106,7 +125,6 @@ class OptunaBackend:
                 self._study.tell(mine, state=OptunaState.PRUNED)
             else:
                 self._study.tell(mine, state=OptunaState.FAIL)
-        self._write(trial)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -133,13 +151,14 @@ def _suggest(trial: OptunaTrial, name: str, d: BaseDistribution) -> Any:
     raise TypeError(f"unknown distribution {d!r}")
 
 
-def _reseed(thing: Any, rng: np.random.Generator, seen: set[int]) -> None:
-    """Seed every random number generator that a sampler holds, its inner samplers included."""
+def _reseed(thing: Any, key: tuple[int, ...], seen: set[int]) -> None:
+    """Seed every random number generator that a sampler holds, its inner samplers included, by its attribute's path."""
     if id(thing) in seen or not hasattr(thing, "__dict__"):
         return
     seen.add(id(thing))
     for name, value in sorted(vars(thing).items()):
-        seed = int(rng.integers(2**31))
+        path = (*key, *name.encode())
+        seed = int(np.random.default_rng(path).integers(2**31))
         if isinstance(value, LazyRandomState):
             value.rng.seed(seed)
         elif isinstance(value, np.random.RandomState | random.Random):
@@ -147,4 +166,4 @@ def _reseed(thing: Any, rng: np.random.Generator, seen: set[int]) -> None:
         elif isinstance(value, np.random.Generator):
             setattr(thing, name, np.random.default_rng(seed))
         elif type(value).__module__.startswith("optuna.samplers") or isinstance(value, optuna.samplers.BaseSampler):
-            _reseed(value, rng, seen)
+            _reseed(value, path, seen)

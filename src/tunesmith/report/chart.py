@@ -47,7 +47,8 @@ def chart(
         title = f"<title>{escape(s.title)}</title>" if s.title else ""
         places = [(at_x(px), at_y(py)) for px, py in kept]
         if s.dots:
-            body += [f'<circle class="{s.kind}" cx="{a:.1f}" cy="{b:.1f}" r="3"/>' for a, b in places]
+            dots = "".join(f"M{a:.0f} {b:.0f}h0" for a, b in places)  # lines of no length with round ends
+            body.append(f'<path class="{s.kind}" d="{dots}"/>')
         elif places:
             path = "L".join(f"{a:.1f} {b:.1f}" for a, b in places)
             body.append(f'<path class="{s.kind}" d="M{path}">{title}</path>')

@@ -30,8 +30,8 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.88re
 text-align:left;border-bottom:1px solid var(--line);white-space:nowrap}th{position:sticky;top:0;background:var(--paper)}
 tr.best td{font-weight:600;color:var(--good)}td.reason{max-width:28rem;overflow:hidden;text-overflow:ellipsis}
 pre{overflow:auto;border:1px solid var(--line);border-radius:8px;padding:.7rem;font-size:.8rem}
-.dot{fill:var(--mark)}.line{fill:none;stroke:var(--mark);stroke-width:1.5}.bestline{fill:none;stroke:var(--good);
-stroke-width:2}.stopped{fill:none;stroke:var(--soft);stroke-width:1;stroke-dasharray:4 3}.top{fill:var(--good)}
+.dot,.top{fill:none;stroke:var(--mark);stroke-width:5;stroke-linecap:round}.line{fill:none;stroke:var(--mark);stroke-width:1.5}.bestline{fill:none;stroke:var(--good);
+stroke-width:2}.stopped{fill:none;stroke:var(--soft);stroke-width:1;stroke-dasharray:4 3}.top{stroke:var(--good)}
 .axis{stroke:var(--line);stroke-width:1}text{fill:var(--soft);font:11px system-ui,sans-serif}
 @media print{body{max-width:none}}
 """
@@ -166,9 +166,9 @@ def _table(trials: Sequence[Trial], directions: Sequence[str], best: set[int]) -
             *(_number(t.params.get(n, "")) for n in names),
             duration,
         ]
-        tail = f'<td class="reason">{escape(t.reason or "")}</td>'
+        tail = f'<td class="reason">{escape(t.reason or "")}'
         mark = ' class="best"' if t.number in best else ""
-        rows.append(f"<tr{mark}>{''.join(f'<td>{escape(c)}</td>' for c in cells)}{tail}</tr>")
+        rows.append(f"<tr{mark}>{''.join(f'<td>{escape(c)}' for c in cells)}{tail}")
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 

@@ -1,0 +1,44 @@
+"""The README's Python blocks run as they stand, in a directory of their own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path) -> list[str]:
+    """The Python blocks of a page, without those marked as needing the reader's own data."""
+    found = re.findall(r"(<!-- not run:[^\n]*-->\n)?```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    return [code for mark, code in found if not mark]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_the_blocks_of_a_page_run_in_order(page, tmp_path):
+    code = "\n".join(blocks(page))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_names_the_two_commands_on_its_first_screen():
+    first = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:15]
+    assert any(line.startswith("make demo") for line in first)
+    assert any(line.startswith("make test") for line in first)
+
+
+@pytest.mark.parametrize("example", ["pytorch_loop.py", "sklearn_search.py", "lora_peft.py"])
+def test_the_offline_examples_run(example, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / example)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "best" in done.stdout
