@@ -31,7 +31,7 @@ class OptunaBackend:
 
     The sampler sees an in-memory study that is rebuilt from our record. Its random numbers are keyed by (seed, trial
     number), so that a resumed search proposes what an uninterrupted one would (with random, TPE and GP sampling;
-    NSGA-II breaks ties by more than that and may differ after a resume). `storage`: an Optuna storage (URL or
+    NSGA-II may differ after a resume). `storage`: an Optuna storage (URL or
     object) that each finished trial is also written to; trials found there beforehand inform the sampler.
     """
 
