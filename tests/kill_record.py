@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import sqlite3
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -131,7 +132,7 @@ def main():
     settings = parser.parse_args()
     rng = random.Random(settings.seed)
     counts = {"kills": 0, "before_opening": 0, "steps": 0, "trials": 0, "writer_failures": 0}
-    lost, slowest = [], 0.0
+    lost, wall, cpu = [], [], []
     with tempfile.TemporaryDirectory() as home:
         while counts["kills"] < settings.kills:
             directory = Path(home) / str(counts["kills"])
@@ -146,10 +147,11 @@ def main():
                     if acknowledged.count:
                         lost.append("the study")
                     continue
-                begin = time.perf_counter()
+                begin = time.perf_counter(), time.process_time()
                 with Record.open(directory) as record:
                     trials = record.trials()
-                slowest = max(slowest, time.perf_counter() - begin)
+                wall.append(time.perf_counter() - begin[0])
+                cpu.append(time.process_time() - begin[1])
                 lost += acknowledged.missing(trials)
             if trials:
                 connection = sqlite3.connect(directory / FILE)
@@ -158,7 +160,13 @@ def main():
                 connection.close()
             counts["steps"] += acknowledged.count
             counts["trials"] += len(trials)
-    print(json.dumps({**counts, "lost": lost, "slowest_reopening_s": round(slowest, 3)}))  # noqa: T201
+    reopening = {
+        name: {"median": round(statistics.median(times), 4), "slowest": round(max(times), 4)}
+        for name, times in (("wall_s", wall), ("cpu_s", cpu))
+    }
+    over = sum(seconds >= 1.0 for seconds in wall)
+    report = {**counts, "lost": lost, "reopenings": len(wall), "of_1_s_or_more": over, **reopening}
+    print(json.dumps(report))  # noqa: T201
     return 1 if lost or counts["writer_failures"] else 0
 
 

@@ -52,6 +52,7 @@ _READ_TRIALS = f"SELECT number, {', '.join(_TRIAL)}, checksum, change FROM trial
 _READ_REPORTS = f"SELECT {', '.join(_REPORT)}, checksum FROM report WHERE number = ? ORDER BY step"  # noqa: S608  constants
 _WRITE_TRIAL = f"UPDATE trial SET {', '.join(f'{c} = ?' for c in _TRIAL)}, checksum = ?, change = ? WHERE number = ?"  # noqa: S608  constants
 _ADD_TRIAL = f"INSERT INTO trial ({', '.join(_TRIAL)}, checksum, change, number) VALUES ({', '.join('?' * 18)})"  # noqa: S608  constants
+_STRAY = "SELECT EXISTS (SELECT 1 FROM report WHERE number < 0 OR number >= ?) OR (SELECT COUNT(*) FROM trial) <> ?"
 _ADD_REPORT = "INSERT OR REPLACE INTO report VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _T = TypeVar("_T")
 _HELD: set[IO[str]] = set()  # lock files of this process; a forked child must not keep the lock alive
@@ -240,7 +241,7 @@ class Record:
         with self._lock:
             with self._transaction():
                 trial = self._known(number, TrialState.RUNNING)
-                self._db.execute(_ADD_REPORT, (number, *row, checksum(row)))
+                self._db.execute(_ADD_REPORT, (number, *row, checksum((number, *row))))
                 self._db.execute("UPDATE trial SET change = ? WHERE number = ?", (self._seen_change + 1, number))
             if trial.reports and trial.reports[-1].step >= report.step:
                 kept = {r.step: r for r in trial.reports} | {report.step: report}
@@ -328,13 +329,15 @@ class Record:
         seen = self._seen_change
         for row in self._db.execute(_READ_TRIALS, (seen,)).fetchall():
             reports = self._db.execute(_READ_REPORTS, (row[0],)).fetchall()
-            if checksum(row[1:-2]) != row[-2] or any(checksum(r[:-1]) != r[-1] for r in reports):
+            if checksum(row[:-2]) != row[-2] or any(checksum((row[0], *r[:-1])) != r[-1] for r in reports):
                 raise damaged(self.path, f"trial {row[0]}")
             if row[0] > len(self._trials):
                 raise damaged(self.path, f"trial {len(self._trials)}")
             trial = _trial(row, reports)
             self._trials[row[0] : row[0] + 1] = [trial]
             seen = max(seen, row[-1])
+        if self._seen_change == 0 and self._db.execute(_STRAY, (len(self._trials),) * 2).fetchone()[0]:
+            raise damaged(self.path, "a trial's or report's number")
         if seen != self._seen_change:
             self._seen_change = seen
             self._tuple = None
@@ -393,7 +396,8 @@ class Record:
             trial.started,
             trial.ended,
         )
-        self._db.execute(statement, (*columns, checksum(columns), self._seen_change + 1, trial.number))
+        entry = checksum((trial.number, *columns))
+        self._db.execute(statement, (*columns, entry, self._seen_change + 1, trial.number))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -441,10 +445,10 @@ def _holder(file: IO[str]) -> str:
 
 
 def _stored(report: Report) -> Report:
-    """The report as it will be read back: plain numbers, and no NaN where SQLite would make it NULL."""
+    """The report as it will be read back: plain numbers; SQLite makes NULL of NaN and 0 of -0 in its own columns."""
 
     def number(value: float | None) -> float | None:
-        return None if value is None or math.isnan(value) else float(value)
+        return None if value is None or math.isnan(value) else float(value) + 0.0
 
     return Report(
         int(report.step),
@@ -453,7 +457,7 @@ def _stored(report: Report) -> Report:
         number(report.epoch),
         None if report.examples is None else int(report.examples),
         number(report.share),
-        float(report.time),
+        float(report.time) + 0.0,
     )
 
 
