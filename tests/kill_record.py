@@ -166,7 +166,7 @@ def main():
     }
     over = sum(seconds >= 1.0 for seconds in wall)
     report = {**counts, "lost": lost, "reopenings": len(wall), "of_1_s_or_more": over, **reopening}
-    print(json.dumps(report))  # noqa: T201
+    print(json.dumps(report))
     return 1 if lost or counts["writer_failures"] else 0
 
 
