@@ -30,7 +30,7 @@ def dumps_task(task: Any) -> bytes:
     try:
         return dumps(task)
     except Exception as error:
-        path, culprit, cause = _culprit(task, "", error, seen=set())
+        path, culprit, cause = _culprit(task, "", error, seen=set()) or ("", task, error)
         where = path.removeprefix(".") or "the task itself"
         raise SettingError(
             f"a task for worker processes must be picklable, and {where} ({_kind(culprit)}) is not: {cause}; "
@@ -38,17 +38,24 @@ def dumps_task(task: Any) -> bytes:
         ) from error
 
 
-def _culprit(value: Any, path: str, error: Exception, *, seen: set[int]) -> tuple[str, Any, Exception]:
-    """The innermost part of `value` that cannot be pickled by itself."""
+def _culprit(value: Any, path: str, error: Exception, *, seen: set[int]) -> tuple[str, Any, Exception] | None:
+    """The innermost part of `value` that cannot be pickled by itself; None when that lies in a part seen before."""
     seen.add(id(value))
+    innermost = True
     for step, part in _parts(value):
-        if id(part) in seen or isinstance(part, _ATOMS):
+        if isinstance(part, _ATOMS):
+            continue
+        if id(part) in seen:
+            innermost = False
             continue
         try:
             dumps(part)
         except Exception as inner:  # noqa: BLE001  a __reduce__ may raise anything
-            return _culprit(part, path + step, inner, seen=seen)
-    return path, value, error
+            found = _culprit(part, path + step, inner, seen=seen)
+            if found is not None:
+                return found
+            innermost = False
+    return (path, value, error) if innermost else None
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:

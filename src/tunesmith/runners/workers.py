@@ -29,7 +29,6 @@ from tunesmith.trial import Assignment, Link, TrialState
 
 START_ALLOWANCE = 120.0  # seconds that a worker may take to load the task, on top of the first trial's timeout
 _DUMP_TIME = 1.0  # seconds for a worker to write its stack, before it is killed
-_HANG_UP_TIME = 2.0  # seconds for a worker that has hung up to be gone
 _LAST_LINES, _LAST_BYTES = 60, 16_000
 
 
@@ -103,7 +102,7 @@ class WorkersRunner:
         while not self._ended and any(worker.attempt is not None for worker in self._workers):
             next_check = min(self._check_times(), until)
             left = None if next_check == math.inf else max(0.0, next_check - time.monotonic())
-            open_ones = {w.connection: w for w in self._workers if not w.gone and w.hung_up is None}
+            open_ones = {w.connection: w for w in self._workers if not w.gone and not w.hung_up}
             ready = wait([*open_ones, self._server.fileno()], left)
             for source in ready:
                 if isinstance(source, Connection):
@@ -154,7 +153,7 @@ class WorkersRunner:
             self._server.close()
             self._server = self._start_server([worker.slot for worker in self._workers])
             for worker in self._workers:
-                self._lose(worker, "the workers' server was ended")
+                self._lose(worker, "died with the fork server")
             return
         for worker in self._workers:
             if worker.id == exited[0]:
@@ -163,7 +162,7 @@ class WorkersRunner:
     def _lose(self, worker: _Worker, how: str) -> None:
         """The worker is gone: take what it still said, end its attempt, put another in its place."""
         with suppress(OSError, EOFError):
-            while worker.hung_up is None and worker.connection.poll():
+            while not worker.hung_up and worker.connection.poll():
                 self._receive(worker)
         worker.connection.close()
         worker.gone = True
@@ -191,7 +190,8 @@ class WorkersRunner:
         try:
             message = loads(worker.connection.recv_bytes())
         except (EOFError, OSError):
-            worker.hung_up = time.monotonic()
+            worker.hung_up = True
+            self._server.signal(worker.id, signal.SIGKILL)  # it is exiting, or of no use any more
             return
         if isinstance(message, Outcome):
             if message.fatal is not None and message.detail:
@@ -241,11 +241,6 @@ class WorkersRunner:
         """Act on what is overdue; the time of the next look."""
         now, following = time.monotonic(), math.inf
         for worker in self._workers:
-            if worker.hung_up is not None and not worker.gone:
-                if now >= worker.hung_up + _HANG_UP_TIME:
-                    self._server.signal(worker.id, signal.SIGKILL)
-                    worker.hung_up = now
-                following = min(following, worker.hung_up + _HANG_UP_TIME)
             attempt = worker.attempt
             if attempt is None:
                 continue
@@ -282,7 +277,7 @@ class _Worker:
     connection: Connection = field(repr=False)
     ready: bool = False
     gone: bool = False
-    hung_up: float | None = None
+    hung_up: bool = False
     attempt: _Attempt | None = None
 
 
