@@ -290,6 +290,22 @@ def test_a_second_driver_is_refused_with_the_first_ones_process(tmp_path):
     assert first.returncode == 0
 
 
+def test_worker_processes_run_trials_at_once_and_a_crash_is_tried_again(tmp_path):
+    def objective(trial):
+        x = trial.suggest_float("x", 0, 1)
+        if trial.number == 2 and trial.attempt == 1:
+            os._exit(7)
+        trial.report(x, 1)
+        trial.set_user_attr("pid", os.getpid())
+        return x
+
+    study = go(tmp_path, objective, n_trials=8, workers=2)
+    assert all(t.state is TrialState.COMPLETE for t in study.trials)
+    assert len(study.trials) == 8
+    assert study.trials[2].attempt == 2
+    assert os.getpid() not in {t.attrs["pid"] for t in study.trials}
+
+
 def test_import_is_light():
     code = "import sys, tunesmith; print(sorted({'torch', 'transformers', 'optuna', 'numpy'} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

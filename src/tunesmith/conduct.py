@@ -7,15 +7,16 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tunesmith.backends import Setting, backend_class
 from tunesmith.errors import SettingError
 from tunesmith.loop import Budget, Loop
 from tunesmith.report.page import write_report
 from tunesmith.report.progress import Progress
-from tunesmith.runners import Outcome, Runner, Task
+from tunesmith.runners import Outcome, Runner
 from tunesmith.runners.inline import InlineRunner
+from tunesmith.runners.workers import WorkersRunner
 from tunesmith.space import parse_space
 from tunesmith.study import Resume, Study, open_study
 from tunesmith.trial import LiveTrial, Space
@@ -133,6 +134,10 @@ def search(
     progress: bool = True,
     prune_metric: tuple[str, str] | None = None,
     compare_at: str = "share",
+    workers: int | Literal["auto"] | None = None,
+    threads_per_trial: int = 1,
+    gpus_per_trial: float | None = None,
+    trial_timeout: float | None = None,
     **options: Any,
 ) -> Study:
     """Find the parameters for which `objective(trial)` is best.
@@ -144,6 +149,10 @@ def search(
     `n_trials` is the total of the study over all starts; `timeout` is in seconds. `study` names the study,
     `directory` holds it; with `resume="auto"` an unfinished study of the same objective goes on. `enqueue` are
     parameters to try first, `callbacks` observers of the search (see docs), `options` go to the backend.
+
+    `workers` runs trials in so many processes ("auto": one per GPU, else per `threads_per_trial` cores), each with
+    `gpus_per_trial` (a share, or several); a trial that runs longer than `trial_timeout` seconds is ended there. None
+    (default): in this process, one at a time.
 
     Raises SettingError or SpaceError for bad input before any work starts, SearchFailedError when the trials fail.
     """
@@ -174,8 +183,16 @@ def search(
     )
     if enqueue and static is not None:
         _check_enqueued(enqueue, static)
-    typed: Task = task
-    return conduct(plan, lambda _study: InlineRunner(typed))
+    if workers is None:
+        return conduct(plan, lambda _study: InlineRunner(task))
+    runner = WorkersRunner(
+        task,
+        workers=workers,
+        threads_per_trial=threads_per_trial,
+        gpus_per_trial=gpus_per_trial,
+        trial_timeout=trial_timeout,
+    )
+    return conduct(plan, lambda _study: runner)
 
 
 def describe(space: Space | None) -> dict[str, str] | None:
