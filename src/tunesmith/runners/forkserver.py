@@ -17,6 +17,7 @@ import importlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -35,19 +36,27 @@ _MESSAGE = struct.Struct("qq")
 _PR_SET_PDEATHSIG = 1
 _DRIVER_CHECK = 1.0  # seconds between looks at whether the driver is still there
 _START = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[3]); from tunesmith.runners.forkserver import main; main()"
+    "import sys, json; sys.path[:] = json.loads(sys.argv[4]); from tunesmith.runners.forkserver import main; main()"
 )
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # the driver decides what they mean, also for its workers
 
 
 class ForkServer:
-    """The driver's end."""
+    """The driver's end. The folder `scratch` is removed when the driver dies and cannot do it."""
 
-    def __init__(self, *, preload: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, *, preload: Sequence[str], environment: Mapping[str, str], log: Path, scratch: Path) -> None:
         self._control, theirs = socket.socketpair()
         with theirs, log.open("ab") as output:
             flags = [f"-W{option}" for option in sys.warnoptions]
-            command = [sys.executable, *flags, "-c", _START, str(theirs.fileno()), json.dumps(list(preload))]
+            command = [
+                sys.executable,
+                *flags,
+                "-c",
+                _START,
+                str(theirs.fileno()),
+                json.dumps(list(preload)),
+                str(scratch),
+            ]
             self._process = subprocess.Popen(  # noqa: S603  our own interpreter
                 [*command, json.dumps(sys.path)],
                 env={**os.environ, **environment},
@@ -115,12 +124,13 @@ def main() -> None:
                 os.read(wake_read, 4096)
             _reap(workers, control)
             if control.fileno() in ready and not _serve(workers, control, [wake_read, wake_write]):
-                break
-    except OSError:
+                return
+    except ConnectionError:
         pass  # the driver is gone
     finally:
         for pid in workers:
             _kill(pid)
+    shutil.rmtree(sys.argv[3], ignore_errors=True)
 
 
 def _preload(module: str) -> None:
@@ -146,9 +156,10 @@ def _reap(workers: dict[int, int], control: socket.socket) -> None:
 
 
 def _serve(workers: dict[int, int], control: socket.socket, wake: Sequence[int]) -> bool:
+    """Do what the driver asks next; False when it asks to end."""
     message, descriptors, _, _ = socket.recv_fds(control, _MESSAGE.size, 1)
     if len(message) < _MESSAGE.size:
-        return False
+        raise ConnectionResetError("the driver has closed its end")
     worker_id, number = _MESSAGE.unpack(message)
     if worker_id < 0:
         return False
@@ -162,7 +173,13 @@ def _serve(workers: dict[int, int], control: socket.socket, wake: Sequence[int])
     server = os.getpid()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Python 3.12 and later: threads that a preloaded module has started
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:  # no memory, or too many processes: this worker is lost, the others go on
+            traceback.print_exc()
+            os.close(descriptors[0])
+            control.sendall(_MESSAGE.pack(worker_id, os.EX_OSERR))
+            return True
     if pid == 0:
         _become_worker(descriptors[0], server, [control.detach(), *wake])
     os.close(descriptors[0])

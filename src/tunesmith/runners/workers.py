@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tunesmith.errors import SettingError, TunesmithError
 from tunesmith.runners import Ended, Outcome, Task
@@ -137,7 +137,8 @@ class WorkersRunner:
         # the threads are the same in all slots; the devices are set in each worker, before CUDA starts
         environment = {k: v for k, v in slots[0].environment.items() if k != "CUDA_VISIBLE_DEVICES"}
         environment["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # a preloaded module that asks for CUDA must not start it
-        return ForkServer(preload=self._preload, environment=environment, log=self._logs / "workers.log")
+        log = self._logs / "workers.log"
+        return ForkServer(preload=self._preload, environment=environment, log=log, scratch=self._directory)
 
     def _start_worker(self, slot: Slot) -> _Worker:
         ours, theirs = multiprocessing.Pipe()
@@ -216,14 +217,9 @@ class WorkersRunner:
         if worker.attempt is None:
             return
         try:
-            answer: tuple[bool, Any] = (True, getattr(worker.attempt.link, call.method)(*call.arguments))
+            message = dumps((True, getattr(worker.attempt.link, call.method)(*call.arguments)))
         except Exception as error:  # noqa: BLE001  it is the trial's, as in an inline trial
-            answer = (False, error)
-        try:
-            message = dumps(answer)
-            loads(message)
-        except Exception:  # noqa: BLE001  an error of the driver's that cannot travel: its text does
-            message = dumps((False, TunesmithError(f"{type(answer[1]).__name__}: {answer[1]}")))
+            message = _raised(error)
         self._send(worker, message)
 
     def _send(self, worker: _Worker, message: bytes) -> None:
@@ -279,6 +275,16 @@ class _Worker:
     gone: bool = False
     hung_up: bool = False
     attempt: _Attempt | None = None
+
+
+def _raised(error: Exception) -> bytes:
+    """The answer that raises `error` in the trial; of one that cannot travel, the text does."""
+    try:
+        message = dumps((False, error))
+        loads(message)
+    except Exception:  # noqa: BLE001  an exception may hold anything
+        return dumps((False, TunesmithError(f"{type(error).__name__}: {error}")))
+    return message
 
 
 def _said(code: int) -> str:
