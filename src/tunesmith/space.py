@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from tunesmith.errors import SpaceError
+from tunesmith.errors import MissingDependencyError, SpaceError
 from tunesmith.trial import Space
 
 
@@ -16,7 +18,9 @@ def parse_space(space: Any) -> dict[str, BaseDistribution]:
     """The space as Optuna distributions by name; a plain value becomes a choice of one.
 
     Takes a dict of Optuna distributions, of Ray Tune domains, a W&B sweep config (or its `parameters`) or a list of
-    SigOpt parameters. Nested parameters get dotted names. Raises SpaceError for anything else.
+    SigOpt parameters. Nested parameters get dotted names. Normal distributions are searched within three standard
+    deviations, and other priors (W&B's `probabilities`, SigOpt's `prior`) evenly; a UserWarning says so. Raises
+    SpaceError for anything else.
     """
     if isinstance(space, list | tuple):
         return _from_sigopt(space)
@@ -26,7 +30,7 @@ def parse_space(space: Any) -> dict[str, BaseDistribution]:
         )
     if isinstance(space.get("parameters"), Mapping):
         return _from_wandb(space["parameters"])
-    if space and all(isinstance(v, Mapping) and _is_wandb(v) for v in space.values()):
+    if any(isinstance(v, Mapping) and _is_wandb(v) for v in space.values()):
         return _from_wandb(space)
     return _from_dict(space, "")
 
@@ -56,16 +60,15 @@ def _suggest(trial: Any, name: str, d: BaseDistribution) -> Any:
 def _float(name: str, low: Any, high: Any, *, log: bool = False, step: float | None = None) -> BaseDistribution:
     low, high = _number(name, low), _number(name, high)
     _ordered(name, low, high, log=log)
-    if step is not None and log:
-        raise SpaceError(f'a log range has no step, got step={step} for "{name}"; drop the step')
     if step is not None:
+        _step(name, step)
         steps = math.floor((high - low) / step + 1e-9)
         high = low + steps * step  # Optuna would shorten the range with a warning
     return FloatDistribution(low, high, log=log, step=step)
 
 
 def _int(name: str, low: Any, high: Any, *, log: bool = False, step: int = 1) -> BaseDistribution:
-    low, high = _number(name, low), _number(name, high)
+    low, high, step = _number(name, low), _number(name, high), _step(name, step)
     if not (float(low).is_integer() and float(high).is_integer() and float(step).is_integer() and step >= 1):
         raise SpaceError(f'an integer range needs whole numbers, got low={low} high={high} step={step} for "{name}"')
     low, high, step = int(low), int(high), int(step)
@@ -73,9 +76,17 @@ def _int(name: str, low: Any, high: Any, *, log: bool = False, step: int = 1) ->
     return IntDistribution(low, low + (high - low) // step * step, log=log, step=step)
 
 
+def _step(name: str, step: Any) -> Any:
+    if _number(name, step) <= 0:
+        raise SpaceError(f'a step must be above 0, got {step!r} for "{name}"')
+    return step
+
+
 def _choice(name: str, choices: Any) -> BaseDistribution:
+    choices = choices.tolist() if hasattr(choices, "tolist") else choices  # a NumPy array
     if not isinstance(choices, Sequence) or isinstance(choices, str) or not choices:
         raise SpaceError(f'choices must be a list with at least one value, got {choices!r} for "{name}"')
+    choices = [c.item() if isinstance(c, Real) and hasattr(c, "item") else c for c in choices]  # NumPy's numbers
     for value in choices:
         if value is not None and not isinstance(value, bool | int | float | str):
             raise SpaceError(
@@ -86,9 +97,9 @@ def _choice(name: str, choices: Any) -> BaseDistribution:
 
 
 def _number(name: str, value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise SpaceError(f'a bound must be a finite number, got {value!r} for "{name}"')
-    return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def _ordered(name: str, low: float, high: float, *, log: bool) -> None:
@@ -110,7 +121,7 @@ def _from_dict(space: Mapping[str, Any], prefix: str) -> dict[str, BaseDistribut
         elif type(value).__module__.partition(".")[0] == "ray":
             found[name] = _from_ray(name, value)
         elif isinstance(value, Mapping) and set(value) == {"grid_search"}:
-            found[name] = _choice(name, list(value["grid_search"]))
+            found[name] = _choice(name, value["grid_search"])
         elif isinstance(value, Mapping):
             found |= _from_dict(value, f"{name}.")
         elif value is None or isinstance(value, bool | int | float | str):
@@ -133,15 +144,16 @@ def _from_ray(name: str, domain: Any) -> BaseDistribution:
     if kind == "Categorical":
         return _choice(name, list(domain.categories))
     if type(sampler).__name__.lstrip("_") == "Normal":
-        raise SpaceError(f'a parameter needs bounds, and "{name}" is tune.randn; use tune.uniform')
+        return _normal(name, sampler.mean, sampler.sd, step=step)
+    if kind in ("Float", "Integer") and not (math.isfinite(domain.lower) and math.isfinite(domain.upper)):
+        raise SpaceError(f'a parameter needs bounds, got {domain!r} for "{name}"; use tune.uniform')
     if kind == "Float":
         if step is not None and log:
             return _grid(name, domain.lower, domain.upper, step)
         return _float(name, domain.lower, domain.upper, log=log, step=step)
     if kind == "Integer":
-        if step is not None and step != 1 and not log:
-            first = math.ceil(domain.lower / step) * step
-            return _int(name, first, domain.upper, step=step)
+        if step is not None and step != 1:
+            return _grid(name, domain.lower, domain.upper, step) if log else _multiples(name, domain, step)
         high = domain.upper if step is not None else domain.upper - 1
         return _int(name, domain.lower, high, log=log)
     raise SpaceError(
@@ -150,8 +162,54 @@ def _from_ray(name: str, domain: Any) -> BaseDistribution:
     )
 
 
+def _multiples(name: str, domain: Any, step: int) -> BaseDistribution:
+    """The multiples of `step` within the bounds, both included."""
+    return _int(name, math.ceil(domain.lower / step) * step, domain.upper, step=step)
+
+
+def _normal(name: str, mean: float, deviation: float, *, log: bool = False, step: Any = None) -> BaseDistribution:
+    """A normal distribution as the range that holds 99.7 % of it, for the backends need bounds."""
+    mean, deviation = _number(name, mean), _step(name, deviation)
+    low, high = mean - 3 * deviation, mean + 3 * deviation
+    if log:
+        low, high = _exp(name, low), _exp(name, high)
+    warnings.warn(
+        f'"{name}" is searched from {low:.6g} to {high:.6g} (three standard deviations around the mean): a search '
+        "needs bounds; give them yourself to choose others",
+        UserWarning,
+        stacklevel=2,
+    )
+    if step is None:
+        return _float(name, low, high, log=log)
+    _step(name, step)
+    if log and step == 1:
+        return _int(name, max(1, math.ceil(low)), math.floor(high), log=True)
+    if log:
+        return _grid(name, max(low, step), high, step)
+    whole = float(step).is_integer()
+    first, last = math.ceil(low / step), math.floor(high / step)
+    if whole:
+        return _int(name, first * int(step), last * int(step), step=int(step))
+    return _float(name, first * step, last * step, step=step)
+
+
+def _exp(name: str, exponent: float) -> float:
+    try:
+        return math.exp(exponent)
+    except OverflowError as error:
+        raise SpaceError(
+            f'the bounds are exponents of e here, got {exponent} for "{name}"; use log_uniform_values for plain bounds'
+        ) from error
+
+
+def _evenly(name: str, what: str) -> None:
+    warnings.warn(f'{what} of "{name}" is not used: its values are searched evenly', UserWarning, stacklevel=2)
+
+
 def _grid(name: str, low: float, high: float, step: float) -> BaseDistribution:
     """A log range with a step, as the list of its values (at most 1,000)."""
+    _ordered(name, _number(name, low), _number(name, high), log=True)
+    _step(name, step)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     if last - first >= 1000:  # noqa: PLR2004
@@ -161,11 +219,14 @@ def _grid(name: str, low: float, high: float, step: float) -> BaseDistribution:
 
 # -- W&B -------------------------------------------------------------------------------------------------------------
 
-_WANDB_KEYS = {"value", "values", "min", "max", "distribution", "parameters"}
+_WANDB_MARKS = {"value", "values", "min", "max", "distribution", "parameters"}
+_WANDB_KEYS = _WANDB_MARKS | {"mu", "sigma", "q", "probabilities"}
 
 
 def _is_wandb(value: Mapping[str, Any]) -> bool:
-    return bool(_WANDB_KEYS & set(value))
+    """Whether this is one parameter of a sweep, and not a nested space whose parameters are called like W&B's keys."""
+    domains = any(isinstance(v, BaseDistribution) or type(v).__module__.startswith("ray") for v in value.values())
+    return set(value) <= _WANDB_KEYS and bool(_WANDB_MARKS & set(value)) and not domains
 
 
 def _from_wandb(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, BaseDistribution]:
@@ -188,16 +249,19 @@ def _wandb_distribution(name: str, config: Mapping[str, Any]) -> BaseDistributio
     if "value" in config:
         return _choice(name, [config["value"]])
     if "values" in config:
-        return _choice(name, list(config["values"]))
+        if "probabilities" in config:
+            _evenly(name, "probabilities")
+        return _choice(name, config["values"])
     missing = [k for k in ("min", "max") if k not in config]
     kind = config.get("distribution")
     if kind in ("normal", "q_normal", "log_normal", "q_log_normal"):
-        raise SpaceError(f'a parameter needs bounds, and "{name}" is {kind}; use uniform or log_uniform_values')
+        step = config.get("q", 1) if kind.startswith("q_") else None
+        return _normal(name, config.get("mu", 0), config.get("sigma", 1), log="log" in kind, step=step)
     if missing:
         raise SpaceError(f'a W&B parameter needs min and max, got {dict(config)} for "{name}"')
-    low, high, q = config["min"], config["max"], config.get("q", 1)
+    low, high, q = _number(name, config["min"]), _number(name, config["max"]), _step(name, config.get("q", 1))
     if kind is None:
-        whole = isinstance(low, int) and isinstance(high, int) and not isinstance(low, bool)
+        whole = isinstance(low, int) and isinstance(high, int)
         return _int(name, low, high) if whole else _float(name, low, high)
     if kind == "int_uniform":
         return _int(name, low, high)
@@ -207,13 +271,15 @@ def _wandb_distribution(name: str, config: Mapping[str, Any]) -> BaseDistributio
         return _float(name, low, high, log=True)
     if kind in ("log_uniform", "inv_log_uniform"):
         sign = -1 if kind.startswith("inv") else 1
-        return _float(name, *sorted((math.exp(sign * low), math.exp(sign * high))), log=True)
+        return _float(name, *sorted((_exp(name, sign * low), _exp(name, sign * high))), log=True)
     if kind == "q_uniform":
-        whole = float(q).is_integer() and float(low).is_integer()
-        return _int(name, low, math.floor(high), step=int(q)) if whole else _float(name, low, high, step=float(q))
+        first, last = math.ceil(low / q - 1e-9), math.floor(high / q + 1e-9)  # W&B rounds to multiples of q
+        if float(q).is_integer():
+            return _int(name, first * q, last * q, step=int(q))
+        return _float(name, first * q, last * q, step=float(q))
     if kind in ("q_log_uniform_values", "q_log_uniform"):
         if kind == "q_log_uniform":
-            low, high = math.exp(low), math.exp(high)
+            low, high = _exp(name, low), _exp(name, high)
         if q == 1:
             return _int(name, max(1, math.ceil(low)), math.floor(high), log=True)
         return _grid(name, low, high, q)
@@ -247,10 +313,18 @@ def _to_wandb(d: BaseDistribution) -> dict[str, Any]:  # noqa: PLR0911  a table 
 
 
 def _from_sigopt(parameters: Sequence[Any]) -> dict[str, BaseDistribution]:
-    found = {}
+    found: dict[str, BaseDistribution] = {}
     for p in parameters:
         if not isinstance(p, Mapping) or "name" not in p:
             raise SpaceError(f"a SigOpt parameter is a dict with a name, got {p!r}")
+        if str(p["name"]) in found:
+            raise SpaceError(f'names must differ, got "{p["name"]}" twice')
+        if p.get("conditions"):
+            raise SpaceError(
+                f'a list has no conditions, got conditions for "{p["name"]}"; write the space as a function of the trial'
+            )
+        if p.get("prior"):
+            _evenly(str(p["name"]), "prior")
         found[str(p["name"])] = _sigopt_distribution(str(p["name"]), p)
     return found
 
@@ -260,7 +334,7 @@ def _sigopt_distribution(name: str, p: Mapping[str, Any]) -> BaseDistribution:
     if "categorical_values" in p:
         return _choice(name, [v["name"] if isinstance(v, Mapping) else v for v in p["categorical_values"]])
     if p.get("grid"):
-        return _choice(name, list(p["grid"]))
+        return _choice(name, p["grid"])
     bounds = p.get("bounds")
     if not isinstance(bounds, Mapping) or kind not in ("double", "int"):
         raise SpaceError(
@@ -272,7 +346,7 @@ def _sigopt_distribution(name: str, p: Mapping[str, Any]) -> BaseDistribution:
 
 
 def to_sigopt(space: Space) -> list[dict[str, Any]]:
-    """A list of SigOpt parameters. SigOpt has no log integers: those come as integers. Categories must be strings."""
+    """A list of SigOpt parameters. SigOpt has no log integers: those come as integers. Choices: all strings or numbers."""
     return [{"name": name, **_to_sigopt(name, d)} for name, d in space.items()]
 
 
@@ -297,8 +371,11 @@ def _to_sigopt(name: str, d: BaseDistribution) -> dict[str, Any]:
 
 
 def to_ray(space: Space) -> dict[str, Any]:
-    """A dict of Ray Tune domains (needs Ray)."""
-    from ray import tune  # noqa: PLC0415  an optional package
+    """A dict of Ray Tune domains. Raises MissingDependencyError without Ray."""
+    try:
+        from ray import tune  # noqa: PLC0415  an optional package
+    except ImportError as error:
+        raise MissingDependencyError('a Ray Tune space needs Ray: pip install "ray[tune]"') from error
 
     found: dict[str, Any] = {}
     for name, d in space.items():
