@@ -29,7 +29,7 @@ setup: .venv/ready
 # the second environment shares torch and all other packages with the first, and has its own transformers
 .venv-oldest/ready: .venv/ready
 	$(PYTHON) -m venv .venv-oldest
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > .venv-oldest/shared.txt
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"), "$(CURDIR)/src", sep="\n")' > .venv-oldest/shared.txt
 	cp .venv-oldest/shared.txt "$$($(OLD)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
 	$(OLD)/python -m pip install --quiet --disable-pip-version-check $(OLDEST)
 	touch $@
