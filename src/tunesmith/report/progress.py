@@ -1,149 +1,170 @@
-"""Live progress of a search: a table that updates in a terminal, timestamped lines elsewhere."""
+"""Live progress of a search: an observer that draws in a terminal or a notebook, and writes lines elsewhere."""
 
 from __future__ import annotations
 
-import math
+import os
 import time
-from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
-from tunesmith.trial import Trial, TrialState
+from tunesmith.report.notebook import NotebookView
+from tunesmith.report.summary import Standing, number, numbers, plain, reason_text, sparkline
+from tunesmith.report.table import trial_table
+from tunesmith.report.terminal import TerminalView
+from tunesmith.trial import Trial
 
 if TYPE_CHECKING:
     from tunesmith.study import Study
 
-_BARS = "▁▂▃▄▅▆▇█"
-_SHOWN = 8  # trials in the live table
+__all__ = ["LogView", "Progress", "View", "sparkline", "trial_table"]
+
+
+class View(Protocol):
+    """How a search is shown. `line` says what just happened, for views that write rather than draw."""
+
+    def begin(self, standing: Standing, line: str) -> None:
+        """The search begins."""
+
+    def show(self, standing: Standing, line: str, *, report_of: int | None = None) -> None:
+        """Something happened; `report_of` is the trial when it is no more than a report."""
+
+    def message(self, text: str) -> None:
+        """A notice of one line."""
+
+    def end(self, standing: Standing, line: str) -> None:
+        """The search has ended."""
 
 
 class Progress:
-    """An observer that shows a search. In a terminal one table updates in place; else one line per event."""
+    """An observer that shows a search.
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console()
-        self.live = self._console.is_terminal and not self._console.is_jupyter
-        self._view: Live | None = None
-        self._n_trials: int | None = None
-        self._began = time.monotonic()
-        self._done_before = 0
+    In a terminal (`console`, default: stdout) one block updates in place, in a notebook one output; in logs and where
+    the variable CI is set, there is one line with the time for each event. `live` says whether something updates in
+    place: then bars of others should be off while the search runs.
+    """
+
+    def __init__(self, console: Console | None = None, *, view: View | None = None) -> None:
+        self._view = view or _view_for(console or Console())
+        self.live = not isinstance(self._view, LogView)
+        self._standing = Standing("", ())
+        self._shown = False
 
     def on_search_start(self, study: Study, n_trials: int | None) -> None:
         """Begin to show."""
-        self._n_trials, self._began = n_trials, time.monotonic()
-        self._done_before = sum(t.state.finished for t in study.trials)
-        if self.live:
-            self._view = Live(self._table(study), console=self._console, refresh_per_second=4, transient=False)
-            self._view.start()
-        else:
-            self._line(f"study {study.name!r} in {study.directory}: {n_trials or 'any number of'} trials")
+        trials = study.trials
+        self._standing = Standing(
+            name=study.name,
+            directions=tuple(study.directions),
+            trials=trials,
+            best=study.best_trials,
+            n_trials=n_trials,
+            began=time.time(),
+            done_before=sum(t.state.finished for t in trials),
+        )
+        total = "any number of" if n_trials is None else str(n_trials)
+        self._shown = True
+        self._view.begin(self._standing, f"study {study.name!r} in {study.directory}: {total} trials")
 
     def on_trial_start(self, study: Study, trial: Trial) -> None:
         """A trial begins."""
         again = f" (attempt {trial.attempt})" if trial.attempt > 1 else ""
-        self._show(study, f"trial {trial.number} started{again}")
+        since = {**self._standing.since, trial.number: time.time()}
+        self._show(study, f"trial {trial.number} started{again}", since=since)
 
     def on_report(self, study: Study, trial: Trial) -> None:
         """A trial has reported."""
         report = trial.reports[-1]
-        share = f" ({report.share:.0%})" if report.share is not None else ""
-        self._show(study, f"trial {trial.number} step {report.step}{share}: {_numbers(report.values)}")
+        part = f" ({report.share:.0%})" if report.share is not None else ""
+        line = f"trial {trial.number} step {report.step}{part}: {numbers(report.values)}"
+        self._show(study, line, report_of=trial.number)
 
     def on_trial_end(self, study: Study, trial: Trial) -> None:
         """A trial has ended."""
-        what = _numbers(trial.values) if trial.values is not None else (trial.reason or "")
-        state = trial.state.value.lower()
-        text = f"trial {trial.number} {state}: {what.removeprefix(f'{state}: ')}  {_params(trial)}"
-        self._show(study, f"{text}  | {self._headline(study)}")
+        what = numbers(trial.values) if trial.values is not None else reason_text(trial)
+        params = " ".join(f"{plain(n)}={number(v)}" for n, v in trial.params.items())
+        since = {n: at for n, at in self._standing.since.items() if n != trial.number}
+        self._show(
+            study, f"trial {trial.number} {trial.state.value.lower()}: {what}  {params}", since=since, ended=True
+        )
 
     def on_message(self, study: Study, text: str) -> None:  # noqa: ARG002  observers get the study
         """A notice of one line."""
-        if self._view is not None:
-            self._view.console.print(Text(text))
-        else:
-            self._line(text)
+        self._view.message(plain(text))
 
     def on_search_end(self, study: Study) -> None:
         """The search has ended."""
-        if self._view is not None:
-            self._view.update(self._table(study), refresh=True)
-            self._view.stop()
-            self._view = None
-        else:
-            self._line(f"ended: {study.summary()} | {self._headline(study)}")
+        if self._shown:
+            self._shown = False
+            self._look(study, ended=True)
+            self._view.end(self._standing, f"ended: {study.name!r}: {self._standing.headline(time.time())}")
 
-    def _show(self, study: Study, line: str) -> None:
-        if self._view is not None:
-            self._view.update(self._table(study))
-        else:
-            self._line(line)
+    def _show(
+        self,
+        study: Study,
+        line: str,
+        *,
+        since: dict[int, float] | None = None,
+        report_of: int | None = None,
+        ended: bool = False,
+    ) -> None:
+        self._look(study, since=since, ended=ended)
+        if ended:
+            line = f"{line}  | {self._standing.headline(time.time())}"
+        self._view.show(self._standing, line, report_of=report_of)
 
-    def _line(self, text: str) -> None:
-        self._console.print(Text(f"{time.strftime('%H:%M:%S')} tunesmith: {text}"), soft_wrap=True)
-
-    def _headline(self, study: Study) -> str:
-        done = [t for t in study.trials if t.state.finished]
-        parts = [f"{len(done)}/{self._n_trials or '?'} done"]
-        best = study.best_trials
-        if best:
-            parts.append(f"best {_numbers(best[0].values)} (trial {best[0].number})")
-        failed = Counter((t.reason or "").partition(":")[0] for t in done if t.state is TrialState.FAILED)
-        if failed:
-            parts.append("failed " + ", ".join(f"{n} {reason}" for reason, n in failed.items()))
-        left = self._left(len(done))
-        return " | ".join([*parts, *([f"about {left} left"] if left else [])])
-
-    def _left(self, done: int) -> str | None:
-        new = done - self._done_before
-        if self._n_trials is None or new < 1 or done >= self._n_trials:
-            return None
-        seconds = (time.monotonic() - self._began) / new * (self._n_trials - done)
-        return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"  # noqa: PLR2004
-
-    def _table(self, study: Study) -> Group:
-        trials = study.trials
-        table = trial_table(trials[-_SHOWN:], best={t.number for t in study.best_trials})
-        curve = sparkline([t.values[0] for t in trials if t.values])
-        return Group(table, Text(f"{study.name}: {self._headline(study)}  {curve}"))
+    def _look(self, study: Study, *, since: dict[int, float] | None = None, ended: bool) -> None:
+        old = self._standing
+        self._standing = Standing(
+            name=old.name,
+            directions=old.directions,
+            trials=study.trials,
+            best=study.best_trials if ended else old.best,  # a Pareto set takes long to find among many trials
+            n_trials=old.n_trials,
+            began=old.began,
+            done_before=old.done_before,
+            since=old.since if since is None else since,
+        )
 
 
-def trial_table(trials: Any, *, best: set[int]) -> Table:
-    """A rich table of trials: number, state, value, progress or reason, parameters that differ."""
-    trials = list(trials)
-    names = list(dict.fromkeys(n for t in trials for n in t.params))[:6]
-    table = Table(box=None, pad_edge=False)
-    for heading in ("trial", "state", "objective", *names, "note"):
-        table.add_column(heading, overflow="ellipsis", no_wrap=True)
-    for t in trials:
-        newest = t.values if t.values is not None else (t.reports[-1].values if t.reports else None)
-        share = t.reports[-1].share if t.reports else None
-        running = f"{share:.0%}" if share is not None and not t.state.finished else ""
-        row = [str(t.number), t.state.value.lower(), _numbers(newest), *(_short(t.params.get(n, "")) for n in names)]
-        note = "best" if t.number in best else (t.reason or running)
-        table.add_row(*(Text(cell) for cell in [*row, note]), style="bold green" if t.number in best else None)
-    return table
+class LogView:
+    """One line with the time for each event; of one trial's reports at most one in `report_every` seconds."""
+
+    def __init__(
+        self, console: Console, *, report_every: float = 10.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._console = console
+        self._report_every = report_every
+        self._clock = clock
+        self._reported: dict[int, float] = {}
+
+    def begin(self, standing: Standing, line: str) -> None:  # noqa: ARG002  every view gets the standing
+        """Write the line."""
+        self.message(line)
+
+    def show(self, standing: Standing, line: str, *, report_of: int | None = None) -> None:  # noqa: ARG002
+        """Write the line, unless it is a report too many."""
+        if report_of is not None:
+            now = self._clock()
+            if now - self._reported.get(report_of, float("-inf")) < self._report_every:
+                return
+            self._reported[report_of] = now
+        self.message(line)
+
+    def message(self, text: str) -> None:
+        """Write the text after the time."""
+        self._console.print(Text(f"{time.strftime('%Y-%m-%d %H:%M:%S')} tunesmith: {text}"), soft_wrap=True)
+
+    def end(self, standing: Standing, line: str) -> None:  # noqa: ARG002
+        """Write the line."""
+        self.message(line)
 
 
-def sparkline(values: list[float], width: int = 30) -> str:
-    """The last values as a line of block characters."""
-    shown = [v for v in values if math.isfinite(v)][-width:]
-    if not shown:
-        return ""
-    low, span = min(shown), max(shown) - min(shown)
-    return "".join(_BARS[int((v - low) / span * (len(_BARS) - 1)) if span else 0] for v in shown)
-
-
-def _numbers(values: Any) -> str:
-    return "" if values is None else ", ".join(f"{v:.5g}" for v in values)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _params(trial: Trial) -> str:
-    return " ".join(f"{n}={_short(v)}" for n, v in trial.params.items())
+def _view_for(console: Console) -> View:
+    if console.is_jupyter:
+        return NotebookView()
+    if console.is_terminal and not console.is_dumb_terminal and os.environ.get("CI", "").lower() in ("", "0", "false"):
+        return TerminalView(console)
+    return LogView(console)
