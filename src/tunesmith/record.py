@@ -54,6 +54,7 @@ _WRITE_TRIAL = f"UPDATE trial SET {', '.join(f'{c} = ?' for c in _TRIAL)}, check
 _ADD_TRIAL = f"INSERT INTO trial ({', '.join(_TRIAL)}, checksum, change, number) VALUES ({', '.join('?' * 18)})"  # noqa: S608  constants
 _STRAY = "SELECT EXISTS (SELECT 1 FROM report WHERE number < 0 OR number >= ?) OR (SELECT COUNT(*) FROM trial) <> ?"
 _ADD_REPORT = "INSERT OR REPLACE INTO report VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_DECODE = json.JSONDecoder().raw_decode
 _T = TypeVar("_T")
 _HELD: set[IO[str]] = set()  # lock files of this process; a forked child must not keep the lock alive
 
@@ -461,23 +462,28 @@ def _stored(report: Report) -> Report:
     )
 
 
+def _load(encoded: str) -> Any:
+    """What `dump` wrote: json.loads without its look for white space, since a large study holds many small values."""
+    return {} if encoded == "{}" else _DECODE(encoded)[0]
+
+
 def _trial(row: Sequence[Any], reports: Sequence[Sequence[Any]]) -> Trial:
     return Trial(
         number=row[0],
         state=TrialState(row[1]),
-        params=json.loads(row[2]),
-        distributions={n: _distribution(d) for n, d in json.loads(row[3]).items()},
-        offered=json.loads(row[4]),
-        reports=tuple(Report(r[0], tuple(json.loads(r[1])), json.loads(r[2]), r[3], r[4], r[5], r[6]) for r in reports),
-        values=None if row[5] is None else tuple(json.loads(row[5])),
+        params=_load(row[2]),
+        distributions={n: _distribution(d) for n, d in _load(row[3]).items()},
+        offered=_load(row[4]),
+        reports=tuple(Report(r[0], tuple(_load(r[1])), _load(r[2]), r[3], r[4], r[5], r[6]) for r in reports),
+        values=None if row[5] is None else tuple(_load(row[5])),
         attempt=row[6],
         checkpoint=row[7],
         checkpoint_step=row[8],
         reason=row[9],
         detail=row[10],
-        metrics=json.loads(row[11]),
-        attrs=json.loads(row[12]),
-        why=json.loads(row[13]),
+        metrics=_load(row[11]),
+        attrs=_load(row[12]),
+        why=_load(row[13]),
         started=row[14],
         ended=row[15],
     )
