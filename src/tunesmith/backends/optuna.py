@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import random
-import warnings
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +71,7 @@ class OptunaBackend:
         self._study.stop = lambda: None  # type: ignore[method-assign]
         self._identity = f"{setting.study_name}/{setting.seed}"
         self._trials: dict[int, OptunaTrial] = {}
+        self._fixed: dict[int, Params] = {}
         self._mirror = None if storage is None else self._open(storage, study_name, load_if_exists=load_if_exists)
         self._written = set() if self._mirror is None else self._read(self._mirror)
         for trial in setting.history():
@@ -92,10 +92,13 @@ class OptunaBackend:
             trial = self._begin(number, fixed if known is None or _enqueued(known) or not known.params else {})
 
         def draw(name: str, distribution: BaseDistribution) -> Any:
-            with warnings.catch_warnings():
-                # the search has said so already when an enqueued value is out of range
-                warnings.filterwarnings("ignore", "Fixed parameter", UserWarning)
-                return trial._suggest(name, distribution)  # noqa: SLF001  for any distribution
+            # trials that run side by side draw in any order
+            sampler = self._study.sampler
+            _reseed(sampler, (self._seed, number, zlib.crc32(name.encode())), "", set())
+            if name in self._fixed.get(number, {}):  # out of range, or the search would have used it; Optuna uses it
+                frozen = self._study._storage.get_trial(trial._trial_id)  # noqa: SLF001
+                return sampler.sample_independent(self._study, frozen, name, distribution)
+            return trial._suggest(name, distribution)  # noqa: SLF001  takes any distribution
 
         return Proposal(dict(fixed), draw)
 
@@ -125,20 +128,19 @@ class OptunaBackend:
         self._study.sampler = sampler
         if fixed:
             self._study.enqueue_trial(dict(fixed))
+            self._fixed[number] = fixed
         trial = self._trials[number] = self._study.ask()
         return trial
 
     def _end(self, trial: Trial) -> None:
         """Bring the sampler's trial to where ours is, and finish it."""
         mine = self._trials.pop(trial.number)
+        fixed = self._fixed.pop(trial.number, {})
         for name, distribution in trial.distributions.items():
-            value = trial.params[name]
-            if name not in mine.params:  # it was fixed, or is asked again after a restart
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", "Fixed parameter", UserWarning)
-                    mine._suggest(name, distribution)  # noqa: SLF001
-            if mine.params[name] != value:
-                internal = distribution.to_internal_repr(value)
+            if name not in mine.params and name not in fixed:  # asked again after a restart
+                mine._suggest(name, distribution)  # noqa: SLF001
+            if name not in mine.params or mine.params[name] != trial.params[name]:
+                internal = distribution.to_internal_repr(trial.params[name])
                 mine.storage.set_trial_param(mine._trial_id, name, internal, distribution)  # noqa: SLF001
         for key, attr in trial.attrs.items():
             if not key.startswith(_CONSTRAINT):
@@ -220,7 +222,7 @@ def _own_seed(sampler: BaseSampler) -> int | None:
     return None if made is None else int.from_bytes(copy.deepcopy(made).bytes(4), "little")
 
 
-def _reseed(thing: Any, key: tuple[int, int], path: str, seen: set[int]) -> None:
+def _reseed(thing: Any, key: tuple[int, ...], path: str, seen: set[int]) -> None:
     """Seed every random number generator that a sampler holds, its inner samplers included."""
     if id(thing) in seen or not hasattr(thing, "__dict__"):
         return
