@@ -8,7 +8,7 @@ from html import escape
 from importlib import import_module
 from typing import Any
 
-from tunesmith.report.summary import Standing, plain, sparkline, telling_parameters
+from tunesmith.report.summary import Standing, plain
 from tunesmith.report.table import trial_html
 
 _ROWS, _COLUMNS = 10, 8
@@ -58,8 +58,7 @@ class NotebookView:
 
 def standing_html(standing: Standing, now: float, messages: list[str]) -> str:
     """A search as HTML that takes its colours from the notebook."""
-    names = telling_parameters(standing.trials)[:_COLUMNS]
-    curve = sparkline([t.values[0] for t in standing.trials if t.values])
+    names = standing.names[:_COLUMNS]
     bar = ""
     if standing.n_trials:
         bar = f'<progress style="width:16em" max="{standing.n_trials}" value="{min(standing.done, standing.n_trials)}">'
@@ -70,7 +69,7 @@ def standing_html(standing: Standing, now: float, messages: list[str]) -> str:
     shown = [*(t for t in standing.best[:1] if t not in recent), *recent]
     return (
         f"<div><div><strong>{escape(plain(standing.name))}</strong> {bar}"
-        f"{escape(standing.headline(now))} <code>{curve}</code></div>"
+        f"{escape(standing.headline(now))} <code>{standing.curve}</code></div>"
         f"{trial_html(shown, best=marked, names=names)}{notes}</div>"
     )
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.text import Text
 
 from tunesmith.report.notebook import NotebookView
-from tunesmith.report.summary import Standing, number, numbers, plain, reason_text, sparkline
+from tunesmith.report.summary import Standing, number, numbers, plain, reason_text, sparkline, telling_parameters
 from tunesmith.report.table import trial_table
 from tunesmith.report.terminal import TerminalView
 from tunesmith.trial import Trial
 
 if TYPE_CHECKING:
     from tunesmith.study import Study
+
+_RANKED = 200  # the newest trials by which parameters are ordered: with all of them it would cost too much
 
 __all__ = ["LogView", "Progress", "View", "sparkline", "trial_table"]
 
@@ -60,6 +62,7 @@ class Progress:
             directions=tuple(study.directions),
             trials=trials,
             best=study.best_trials,
+            names=self._names(trials),
             n_trials=n_trials,
             began=time.time(),
             done_before=sum(t.state.finished for t in trials),
@@ -116,17 +119,22 @@ class Progress:
         self._view.show(self._standing, line, report_of=report_of)
 
     def _look(self, study: Study, *, since: dict[int, float] | None = None, ended: bool) -> None:
-        old = self._standing
+        old, trials = self._standing, study.trials
+        fresh = ended or not old.names  # what takes long among many trials is looked for when one has ended
         self._standing = Standing(
             name=old.name,
             directions=old.directions,
-            trials=study.trials,
-            best=study.best_trials if ended else old.best,  # a Pareto set takes long to find among many trials
+            trials=trials,
+            best=study.best_trials if ended else old.best,
+            names=self._names(trials) if fresh else old.names,
             n_trials=old.n_trials,
             began=old.began,
             done_before=old.done_before,
             since=old.since if since is None else since,
         )
+
+    def _names(self, trials: Sequence[Trial]) -> tuple[str, ...]:
+        return tuple(telling_parameters(trials[-_RANKED:])) if self.live else ()
 
 
 class LogView:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,30 +16,54 @@ from tunesmith.trial import Trial, TrialState
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ENOUGH = 10  # completed trials from which parameters are ranked by what they explain
 _GROUPS = 4
+_IN_LINE = 30  # trials in a sparkline
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A search at one moment. Times are Unix times; `since` says when each running trial began in this process."""
+    """A search at one moment.
+
+    `names` holds the parameters, those first that tell most. Times are Unix times; `since` says when each running
+    trial began in this process.
+    """
 
     name: str
     directions: tuple[str, ...]
     trials: tuple[Trial, ...] = ()
     best: tuple[Trial, ...] = ()
+    names: tuple[str, ...] = ()
     n_trials: int | None = None
     began: float = 0.0
     done_before: int = 0
     since: Mapping[int, float] = field(default_factory=dict)
 
+    @cached_property
+    def by_state(self) -> Mapping[TrialState, Sequence[Trial]]:
+        """The trials of each state; found once, since there may be thousands."""
+        found: dict[TrialState, list[Trial]] = {state: [] for state in TrialState}
+        for t in self.trials:
+            found[t.state].append(t)
+        return found
+
     @property
     def done(self) -> int:
         """How many trials have finished, whatever their end."""
-        return sum(t.state.finished for t in self.trials)
+        return sum(len(trials) for state, trials in self.by_state.items() if state.finished)
 
     @property
-    def running(self) -> list[Trial]:
+    def running(self) -> Sequence[Trial]:
         """The trials that run now."""
-        return [t for t in self.trials if t.state is TrialState.RUNNING]
+        return self.by_state[TrialState.RUNNING]
+
+    @property
+    def failed(self) -> str:
+        """How many trials failed, by reason; empty when none did."""
+        return failures(self.by_state[TrialState.FAILED])
+
+    @property
+    def curve(self) -> str:
+        """The newest objectives as a line of block characters."""
+        return sparkline([t.values[0] for t in self.by_state[TrialState.COMPLETE][-_IN_LINE:] if t.values], _IN_LINE)
 
     def seconds_left(self, now: float) -> float | None:
         """The time that the remaining trials take if they go on like those of this run; None when that is unknown."""
@@ -56,9 +81,8 @@ class Standing:
         parts = [f"{self.done}{total} done"]
         if self.best:
             parts.append(best_text(self.best))
-        failed = failures(self.trials)
-        if failed:
-            parts.append(failed)
+        if self.failed:
+            parts.append(self.failed)
         left = self.seconds_left(now)
         if left is not None:
             parts.append(f"about {duration(left)} left")
@@ -146,7 +170,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def sparkline(values: Sequence[float], width: int = 30) -> str:
+def sparkline(values: Sequence[float], width: int = _IN_LINE) -> str:
     """The last values as a line of block characters; outliers are cut so that the rest stays readable."""
     shown = [v for v in values if math.isfinite(v)][-width:]
     if not shown:

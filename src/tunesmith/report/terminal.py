@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 from weakref import WeakSet
 
@@ -23,14 +23,11 @@ from tunesmith.report.summary import (
     Standing,
     best_text,
     duration,
-    failures,
     newest,
     number,
     numbers,
     plain,
     share,
-    sparkline,
-    telling_parameters,
 )
 from tunesmith.report.table import trial_table
 from tunesmith.trial import Trial
@@ -38,7 +35,7 @@ from tunesmith.trial import Trial
 _ROWS, _COLUMNS = 8, 5  # running trials shown, and parameters of each
 _BAR = 24
 _TICK = 1.0  # seconds between updates when nothing happens: the clocks go on
-_SOONEST = 0.25  # seconds between updates when much happens: drawing must not slow training down
+_SOONEST = 1.0  # seconds between updates when much happens: a drawing takes some 10 ms from the training
 
 _open: WeakSet[TerminalView] = WeakSet()
 
@@ -117,7 +114,7 @@ def standing_view(standing: Standing, now: float, height: int = 25) -> Renderabl
     parts: list[RenderableType] = [_first_line(standing, now)]
     running = standing.running
     rows = min(_ROWS, max(height - 8, 1))
-    names = telling_parameters(standing.trials)[:_COLUMNS]
+    names = standing.names[:_COLUMNS]
     if running:
         parts.append(_running_table(running[:rows], names, standing, now))
         if len(running) > rows:
@@ -126,13 +123,11 @@ def standing_view(standing: Standing, now: float, height: int = 25) -> Renderabl
         marked = {t.number for t in standing.best}
         parts.append(trial_table(standing.trials[-rows:], best=marked, names=names))
     if standing.best:
-        parts.append(_best_line(standing.best, telling_parameters(standing.trials)))
-    curve = sparkline([t.values[0] for t in standing.trials if t.values])
-    if len(curve) > 1:
-        parts.append(Text(f"objective by trial  {curve}"))
-    failed = failures(standing.trials)
-    if failed:
-        parts.append(Text(failed, style="red"))
+        parts.append(_best_line(standing.best, standing.names))
+    if len(standing.curve) > 1:
+        parts.append(Text(f"objective by trial  {standing.curve}"))
+    if standing.failed:
+        parts.append(Text(standing.failed, style="red"))
     return Group(*parts)
 
 
@@ -151,7 +146,7 @@ def _first_line(standing: Standing, now: float) -> RenderableType:
     return line
 
 
-def _running_table(running: list[Trial], names: list[str], standing: Standing, now: float) -> Table:
+def _running_table(running: Sequence[Trial], names: Sequence[str], standing: Standing, now: float) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("trial", "state", "objective", *names, "progress", "time"):
         table.add_column(Text(plain(heading)), overflow="ellipsis", no_wrap=True)
@@ -168,7 +163,7 @@ def _running_table(running: list[Trial], names: list[str], standing: Standing, n
     return table
 
 
-def _best_line(best: tuple[Trial, ...], names: list[str]) -> Text:
+def _best_line(best: tuple[Trial, ...], names: Sequence[str]) -> Text:
     first = best[0]
     settings = "  ".join(f"{plain(n)}={number(first.params[n])}" for n in names if n in first.params)
     line = Text(best_text(best), style="bold green", no_wrap=True, overflow="ellipsis")
