@@ -107,6 +107,7 @@ IN_TERMINAL = """
 import logging, os, sys, warnings
 import tunesmith
 log = logging.getLogger("third.party"); log.addHandler(logging.StreamHandler())
+logging.getLogger("asks.each.time").addHandler(logging.lastResort)
 def objective(trial):
     x = trial.suggest_float("x", 0, 1)
     print(f"printed by {trial.number}")

@@ -85,10 +85,12 @@ class TerminalView:
         self._over.set()
         _open.discard(self)
         with self.lock:
-            self._kept.close()
-            if self._live is not None:
-                self._live.stop()  # draws once more
-                self._live = None
+            try:
+                self._kept.close()
+            finally:  # the cursor is shown again whatever happens
+                if self._live is not None:
+                    self._live.stop()  # draws once more
+                    self._live = None
 
     def leave_in_child(self) -> None:
         """After a fork: the child writes where it wrote before and draws nothing."""
@@ -182,7 +184,8 @@ def _output_above(console: Console) -> Iterator[None]:
         *(x for x in logging.root.manager.loggerDict.values() if isinstance(x, logging.Logger)),
     ]
     handlers = {h for logger in loggers for h in logger.handlers if isinstance(h, logging.StreamHandler)}
-    moved = [(h, h.stream) for h in handlers if h.stream in before]
+    # a handler that asks for sys.stderr at each line (logging's of last resort) has no stream of its own
+    moved = [(h, h.stream) for h in handlers if "stream" in vars(h) and h.stream in before]
     sys.stdout, sys.stderr = above
     for handler, stream in moved:
         handler.setStream(above[before.index(stream)])
