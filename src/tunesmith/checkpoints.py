@@ -9,7 +9,7 @@ from typing import Literal
 
 from tunesmith.errors import SettingError
 from tunesmith.study import Study
-from tunesmith.trial import Trial, TrialState
+from tunesmith.trial import Trial, TrialState, signs
 
 Keep = int | Literal["best"] | None
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
@@ -83,7 +83,7 @@ def prune_disk(study: Study, keep: Keep) -> list[Path]:
 
 def _ranked(study: Study) -> list[Trial]:
     front = list(study.best_trials)
-    sign = 1.0 if study.directions[0] == "minimize" else -1.0
+    sign = signs(study.directions)[0]
     rest = [t for t in study.trials if t.state is TrialState.COMPLETE and t.values and t not in front]
     return front + sorted(rest, key=lambda t: sign * (t.values or (0.0,))[0])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -65,48 +66,47 @@ class Plan:
         backend_class(self.backend)
 
 
-def conduct(
-    plan: Plan, make_runner: Callable[[Study], Runner], *, prepare: Callable[[Study], None] | None = None
-) -> Study:
+def conduct(plan: Plan, runner: Runner, *, prepare: Callable[[Study], None] | None = None) -> Study:
     """Open or begin the study that `plan` describes, run it to the end of its budget and write its report.
 
-    `prepare(study)` is called once the study is open and locked, before the first trial.
+    `prepare(study)` is called once the study is open and locked, before the first trial. The runner is closed in the end.
     """
     make_backend = backend_class(plan.backend)
     seed = secrets.randbits(31) if plan.seed is None else plan.seed
-    study, notice = open_study(
-        plan.directory,
-        name=plan.name,
-        directions=plan.directions,
-        seed=seed,
-        identity=plan.identity,
-        resume=plan.resume,
-    )
-    with study.record.lock():
-        setting = Setting(
-            directions=study.directions,
-            seed=study.info.seed,
-            history=study.record.trials,
-            space=plan.space,
-            directory=str(study.directory),
-            study_name=study.name,
-            prune_metric=plan.prune_metric,
-            compare_at=plan.compare_at,
+    with closing(runner):  # also when no trial is run
+        study, notice = open_study(
+            plan.directory,
+            name=plan.name,
+            directions=plan.directions,
+            seed=seed,
+            identity=plan.identity,
+            resume=plan.resume,
         )
-        backend = make_backend(setting, **plan.options)
-        if not study.trials:
-            for params in plan.enqueue:
-                study.record.add_waiting(dict(params), attrs={"enqueued": True})
-        observers = [*([Progress()] if plan.progress else []), *plan.callbacks]
-        if prepare is not None:
-            prepare(study)
-        loop = Loop(study, backend, make_runner(study), budget=plan.budget, observers=observers)
-        if notice is not None:
-            loop.notify("on_message", notice)
-        try:
-            loop.run()
-        finally:
-            write_report(study, study.directory / "report.html")
+        with study.record.lock():
+            setting = Setting(
+                directions=study.directions,
+                seed=study.info.seed,
+                history=study.record.trials,
+                space=plan.space,
+                directory=str(study.directory),
+                study_name=study.name,
+                prune_metric=plan.prune_metric,
+                compare_at=plan.compare_at,
+            )
+            backend = make_backend(setting, **plan.options)
+            if not study.trials:
+                for params in plan.enqueue:
+                    study.record.add_waiting(dict(params), attrs={"enqueued": True})
+            observers = [*([Progress()] if plan.progress else []), *plan.callbacks]
+            if prepare is not None:
+                prepare(study)
+            loop = Loop(study, backend, runner, budget=plan.budget, observers=observers)
+            if notice is not None:
+                loop.notify("on_message", notice)
+            try:
+                loop.run()
+            finally:
+                write_report(study, study.directory / "report.html")
     return study
 
 
@@ -184,7 +184,7 @@ def search(
     if enqueue and static is not None:
         _check_enqueued(enqueue, static)
     if workers is None:
-        return conduct(plan, lambda _study: InlineRunner(task))
+        return conduct(plan, InlineRunner(task))
     runner = WorkersRunner(
         task,
         workers=workers,
@@ -192,7 +192,7 @@ def search(
         gpus_per_trial=gpus_per_trial,
         trial_timeout=trial_timeout,
     )
-    return conduct(plan, lambda _study: runner)
+    return conduct(plan, runner)
 
 
 def describe(space: Space | None) -> dict[str, str] | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 
-from tunesmith.errors import SpaceError, TunesmithError, UserFunctionError
-from tunesmith.space import as_function, parse_space
+from tunesmith.dimensions import dimension
+from tunesmith.engine import draw
+from tunesmith.errors import TunesmithError, UserFunctionError
+from tunesmith.space import as_function, is_domain, parse_space
 from tunesmith.trial import CONTINUE, Assignment, Decision, LiveTrial, Report, Space, Trial
 
 PROBES = 8  # so many draws see each branch of a space with a few branches
@@ -73,7 +74,7 @@ class Probe:
         distributions: dict[str, list[BaseDistribution]] = {}
         values = []
         for k in range(PROBES):
-            trial = LiveTrial(Assignment(k), _Draws(random.Random(k)))  # noqa: S311  no secret
+            trial = LiveTrial(Assignment(k), _Draws(k))
             values.append(function(trial))
             for name, distribution in trial.distributions.items():
                 known = distributions.setdefault(name, [])
@@ -90,26 +91,17 @@ class Probe:
 def replay(trial: Trial) -> LiveTrial:
     """A trial that gives the values of an earlier one again; nothing it does is recorded."""
     again = Assignment(trial.number, params=trial.params, distributions=trial.distributions)
-    return LiveTrial(again, _Draws(random.Random(trial.number)))  # noqa: S311  no secret
+    return LiveTrial(again, _Draws(trial.number))
 
 
 class _Draws:
     """The line of a trial that is only a probe: values at random, nothing recorded."""
 
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
+    def __init__(self, number: int) -> None:
+        self._number = number
 
     def suggest(self, name: str, distribution: BaseDistribution) -> Any:
-        if isinstance(distribution, CategoricalDistribution):
-            return self._rng.choice(distribution.choices)
-        if isinstance(distribution, IntDistribution):
-            return self._rng.randrange(distribution.low, distribution.high + 1, distribution.step)
-        if isinstance(distribution, FloatDistribution):
-            value = self._rng.uniform(distribution.low, distribution.high)
-            if distribution.step is None:
-                return value
-            return distribution.low + round((value - distribution.low) / distribution.step) * distribution.step
-        raise SpaceError(f'unknown distribution {distribution!r} for "{name}"')
+        return draw(dimension(distribution), seed=0, number=self._number, name=name)
 
     def report(self, report: Report) -> Decision:  # noqa: ARG002
         return CONTINUE
@@ -131,6 +123,4 @@ def _is_space(values: Any) -> bool:
         return False
     if "parameters" in values and isinstance(values["parameters"], Mapping):
         return True
-    return any(
-        isinstance(v, BaseDistribution) or type(v).__module__.partition(".")[0] == "ray" for v in values.values()
-    )
+    return any(is_domain(v) for v in values.values())

@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from tunesmith.errors import ModelNotSavedError
+from tunesmith.trial import signs
 
 SHARE_OF_MEMORY = 0.25  # weights are kept when they take at most this share of the memory that is available
 
@@ -27,7 +28,7 @@ class KeptModel:
         """Keep the model if it is the best so far (by the first objective) and fits."""
         if values is None:
             return
-        loss = values[0] if directions[0] == "minimize" else -values[0]
+        loss = signs(directions)[0] * values[0]
         if loss >= self._loss:
             return
         tensors = {n: p for n, p in model.named_parameters() if p.requires_grad} | dict(model.named_buffers())

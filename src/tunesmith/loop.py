@@ -7,19 +7,18 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 
 from tunesmith.backends import Backend, Proposal
 from tunesmith.errors import SearchFailedError
 from tunesmith.runners import Ended, Outcome, Runner
 from tunesmith.study import Study
-from tunesmith.trial import CONTINUE, Assignment, Decision, Report, Trial, TrialState
+from tunesmith.trial import CONTINUE, Assignment, Decision, Report, Trial, TrialState, contains, fitted
 
 IDENTICAL_FAILURES = 3  # so many first trials that fail in the same way are a bug, not bad luck
 
@@ -57,7 +56,6 @@ class Loop:
         *,
         budget: Budget,
         observers: Sequence[Any] = (),
-        before_pause: Callable[[int], None] | None = None,
     ) -> None:
         self.study = study
         self.record = study.record
@@ -66,7 +64,6 @@ class Loop:
         self.budget = budget
         self.stop_reason: str | None = None
         self._observers = observers
-        self._before_pause = before_pause
         self._deadline = None if budget.timeout is None else time.monotonic() + budget.timeout
         self._running: dict[int, _DriverLink] = {}
         self._signal: int | None = None
@@ -99,8 +96,6 @@ class Loop:
                 self._finish_paused(number, self.stop_reason or "interrupted")
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-            with suppress(Exception):  # the search's own error must not be hidden by one of closing
-                self.runner.close()
             self.backend.close()
             self.notify("on_search_end")
         self._leave()
@@ -148,7 +143,7 @@ class Loop:
         proposal = self.backend.ask(number, fixed)
         offered = {**proposal.params, **fixed}
         trial = self.record.start(number, offered=offered, why={**trial.why, **proposal.why})
-        link = _DriverLink(self, number, Proposal(offered, proposal.draw), already=set(trial.params))
+        link = _DriverLink(self, number, Proposal(offered, proposal.draw))
         resume_from = None
         if trial.checkpoint is not None and trial.checkpoint_step is not None:
             path = self.study.checkpoint(trial)
@@ -183,7 +178,7 @@ class Loop:
         link.flush()
         attempt = self.record.trial(ended.number).attempt
         if outcome.reason is not None and outcome.reason.startswith("lost") and attempt <= self.budget.max_retries:
-            trial = self.record.requeue(ended.number, TrialState.WAITING, reason=outcome.reason, count_attempt=True)
+            self.record.requeue(ended.number, TrialState.WAITING, reason=outcome.reason, count_attempt=True)
             self.notify("on_message", f"trial {ended.number} is tried again: {outcome.reason}")
             return
         outcome = _settled(outcome)
@@ -247,11 +242,10 @@ class Loop:
 class _DriverLink:
     """A trial's line to the driver, in the driver's process."""
 
-    def __init__(self, loop: Loop, number: int, proposal: Proposal, *, already: set[str]) -> None:
+    def __init__(self, loop: Loop, number: int, proposal: Proposal) -> None:
         self._loop = loop
         self._number = number
         self._proposal = proposal
-        self._already = already
         self._unsaved: tuple[dict[str, Any], dict[str, BaseDistribution]] = ({}, {})
 
     def flush(self) -> None:
@@ -305,26 +299,3 @@ def _settled(outcome: Outcome) -> Outcome:
     if outcome.state is TrialState.PRUNED and (outcome.reason or "").startswith("nan"):
         return replace(outcome, state=TrialState.FAILED)
     return outcome
-
-
-def contains(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether the distribution can give the value (1.0 for 1 included)."""
-    if isinstance(distribution, CategoricalDistribution):
-        return any(_same(c, value) for c in distribution.choices)
-    try:
-        return bool(distribution._contains(distribution.to_internal_repr(value)))  # noqa: SLF001
-    except (ValueError, TypeError):
-        return False
-
-
-def fitted(distribution: BaseDistribution, value: Any) -> Any:
-    """The value in the distribution's own type."""
-    if isinstance(distribution, CategoricalDistribution):
-        return next(c for c in distribution.choices if _same(c, value))
-    return distribution.to_external_repr(distribution.to_internal_repr(value))
-
-
-def _same(choice: Any, value: Any) -> bool:
-    if isinstance(choice, bool) or isinstance(value, bool):
-        return choice is value
-    return bool(choice == value)

@@ -35,6 +35,11 @@ def parse_space(space: Any) -> dict[str, BaseDistribution]:
     return _from_dict(space, "")
 
 
+def is_domain(value: Any) -> bool:
+    """Whether a value is an Optuna distribution or a Ray Tune domain (Ray itself need not be loaded to tell)."""
+    return isinstance(value, BaseDistribution) or type(value).__module__.partition(".")[0] == "ray"
+
+
 def as_function(space: Space) -> Callable[[Any], dict[str, Any]]:
     """A function of the trial that suggests every parameter; dotted names come back as dotted names."""
 
@@ -118,7 +123,7 @@ def _from_dict(space: Mapping[str, Any], prefix: str) -> dict[str, BaseDistribut
         name = f"{prefix}{key}"
         if isinstance(value, BaseDistribution):
             found[name] = value
-        elif type(value).__module__.partition(".")[0] == "ray":
+        elif is_domain(value):
             found[name] = _from_ray(name, value)
         elif isinstance(value, Mapping) and set(value) == {"grid_search"}:
             found[name] = _choice(name, value["grid_search"])
@@ -225,7 +230,7 @@ _WANDB_KEYS = _WANDB_MARKS | {"mu", "sigma", "q", "probabilities"}
 
 def _is_wandb(value: Mapping[str, Any]) -> bool:
     """Whether this is one parameter of a sweep, and not a nested space whose parameters are called like W&B's keys."""
-    domains = any(isinstance(v, BaseDistribution) or type(v).__module__.startswith("ray") for v in value.values())
+    domains = any(is_domain(v) for v in value.values())
     return set(value) <= _WANDB_KEYS and bool(_WANDB_MARKS & set(value)) and not domains
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tunesmith import export
 from tunesmith.errors import SettingError, StudyChangedError, TunesmithError
 from tunesmith.record import FILE, Record, StudyInfo
-from tunesmith.trial import Trial, TrialState
+from tunesmith.trial import Trial, TrialState, signs
 
 if TYPE_CHECKING:
     import optuna
@@ -73,7 +73,7 @@ class Study:
         done = self.completed()
         if not done:
             raise TunesmithError(f"no trial of study {self.name!r} has completed: {self.summary()}")
-        sign = _signs(self.directions)[0]
+        sign = signs(self.directions)[0]
         return min(done, key=lambda t: (sign * _values(t)[0], t.number))
 
     @property
@@ -84,8 +84,8 @@ class Study:
             return ()
         if len(self.directions) == 1:
             return (self.best_trial,)
-        signs = _signs(self.directions)
-        losses = {t.number: tuple(s * v for s, v in zip(signs, _values(t), strict=True)) for t in done}
+        to_losses = signs(self.directions)
+        losses = {t.number: tuple(s * v for s, v in zip(to_losses, _values(t), strict=True)) for t in done}
         front = [t for t in done if not any(_dominates(losses[o.number], losses[t.number]) for o in done if o is not t)]
         return tuple(sorted(front, key=lambda t: (losses[t.number], t.number)))
 
@@ -224,10 +224,6 @@ def _resume_message(study: Study) -> str:
         f"resuming study {study.name!r} in {study.directory}: {done} trial(s) done "
         "(resume=False starts afresh, beside it)"
     )
-
-
-def _signs(directions: Sequence[str]) -> list[float]:
-    return [1.0 if d == "minimize" else -1.0 for d in directions]
 
 
 def _values(trial: Trial) -> tuple[float, ...]:

@@ -22,13 +22,13 @@ from tunesmith.conduct import Plan, as_directions, conduct
 from tunesmith.errors import SettingError, UserFunctionError
 from tunesmith.hp_space import Probe, SpaceFunction, as_space_function, default_space, replay
 from tunesmith.kept import KeptModel
-from tunesmith.loop import Budget, contains
+from tunesmith.loop import Budget
 from tunesmith.objective import Objective
 from tunesmith.recipe import Recipe, Recording, release
 from tunesmith.runners import Outcome, checked
 from tunesmith.runners.inline import InlineRunner
 from tunesmith.study import Resume, Study
-from tunesmith.trial import LiveTrial, TrialState
+from tunesmith.trial import LiveTrial, TrialState, contains, signs
 
 Bests: TypeAlias = "BestRun | list[BestRun]"
 
@@ -179,7 +179,6 @@ class _Search:
         self.study: Study | None = None
         self.live: LiveTrial | None = None
         self.made: tuple[Any, Any] | None = None
-        self.value_step: int | None = None
 
     def run(self, plan: Plan) -> Bests:
         self.bars = not plan.progress
@@ -190,7 +189,7 @@ class _Search:
         try:
             self._check_rebuild()
             release(self.trainer)
-            study = conduct(plan, lambda _study: InlineRunner(self._run_trial), prepare=self._prepare)
+            study = conduct(plan, InlineRunner(self._run_trial), prepare=self._prepare)
         finally:
             self.live = None
             self._give_back()
@@ -220,7 +219,7 @@ class _Search:
     # -- one trial -----------------------------------------------------------------------------------------------
 
     def _run_trial(self, live: LiveTrial) -> Outcome:
-        self.live, self.value_step = live, None
+        self.live = live
         values = self.space(live)
         try:
             args = arguments.fresh(self.user_args, {k: v for k, v in values.items() if self._is_argument(k)})
@@ -355,7 +354,7 @@ class _Search:
         if not partial:
             nothing = BestRun("none", float("nan"), {}, study)
             return [nothing] if len(study.directions) > 1 else nothing
-        sign = 1.0 if study.directions[0] == "minimize" else -1.0
+        sign = signs(study.directions)[0]
         best = min(partial, key=lambda t: sign * t.reports[-1].values[0])
         run = BestRun(str(best.number), _objective_of(best.reports[-1].values), dict(best.params), study)
         return [run] if len(study.directions) > 1 else run

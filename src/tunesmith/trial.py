@@ -245,7 +245,7 @@ class LiveTrial(BaseTrial):
                     f"a parameter has one kind of distribution in a trial, got {distribution!r} after {known!r} "
                     f'for "{name}"; give the second one another name'
                 )
-            if distribution._contains(distribution.to_internal_repr(self._params[name])):  # noqa: SLF001
+            if contains(distribution, self._params[name]):
                 return self._params[name]
             raise SpaceError(
                 f"a parameter keeps its value within a trial, and {self._params[name]!r} is not in {distribution!r} "
@@ -332,3 +332,31 @@ def _checked(name: str, kind: type[BaseDistribution], *args: Any, **kwargs: Any)
         return kind(*args, **kwargs)
     except (ValueError, TypeError) as error:
         raise SpaceError(f'{error} (parameter "{name}")') from error
+
+
+def signs(directions: Sequence[str]) -> list[float]:
+    """What turns the values of each objective into losses: 1 to minimize, -1 to maximize."""
+    return [1.0 if d == "minimize" else -1.0 for d in directions]
+
+
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether the distribution can give the value (1.0 for 1 included)."""
+    if isinstance(distribution, CategoricalDistribution):
+        return any(_same(c, value) for c in distribution.choices)
+    try:
+        return bool(distribution._contains(distribution.to_internal_repr(value)))  # noqa: SLF001
+    except (ValueError, TypeError):
+        return False
+
+
+def fitted(distribution: BaseDistribution, value: Any) -> Any:
+    """The value in the distribution's own type."""
+    if isinstance(distribution, CategoricalDistribution):
+        return next(c for c in distribution.choices if _same(c, value))
+    return distribution.to_external_repr(distribution.to_internal_repr(value))
+
+
+def _same(choice: Any, value: Any) -> bool:
+    if isinstance(choice, bool) or isinstance(value, bool):
+        return choice is value
+    return bool(choice == value)

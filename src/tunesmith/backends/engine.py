@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from optuna.distributions import BaseDistribution
 from tunesmith.backends import Proposal, Setting
 from tunesmith.dimensions import dimension, dimensions
 from tunesmith.engine import Observation, draw, suggest
-from tunesmith.trial import CONTINUE, Decision, Params, Space, Trial, TrialState
+from tunesmith.trial import CONTINUE, Decision, Params, Space, Trial, TrialState, signs
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -25,7 +24,7 @@ class EngineBackend:
     def __init__(self, setting: Setting, *, pruner: BasePruner | None = None) -> None:
         self._setting = setting
         self._judge = None if pruner is None else _judge(pruner, setting)
-        self._signs = [1.0 if d == "minimize" else -1.0 for d in setting.directions]
+        self._signs = signs(setting.directions)
 
     def ask(self, number: int, fixed: Params) -> Proposal:
         """The engine's suggestion from the trials that finished; those under way count as pending."""
@@ -77,6 +76,5 @@ def _seen_space(trials: list[Trial]) -> Space:
     """The union of the spaces of earlier trials; where a range was changed, its newest form."""
     space: dict[str, BaseDistribution] = {}
     for trial in trials:
-        seen: Mapping[str, BaseDistribution] = trial.distributions
-        space.update(seen)
+        space.update(trial.distributions)
     return space

@@ -52,7 +52,8 @@ def suggest(
     """The parameters for trial `number`; a pure function of its arguments.
 
     `history` are finished trials in order, `pending` the parameters of those under way: they are taken to end as the
-    model expects. `fixed` values are kept, and the others chosen to go with them. Several objectives are joined by a random augmented Chebyshev scalarisation (ParEGO, Knowles 2006).
+    model expects. `fixed` values are kept, and the others chosen to go with them. Several objectives are joined by a
+    random augmented Chebyshev scalarisation (ParEGO, Knowles 2006).
     """
     fixed = {} if fixed is None else {name: value for name, value in fixed.items() if name in space}
     cube = Cube(space)
