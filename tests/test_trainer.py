@@ -343,8 +343,14 @@ def test_keep_checkpoints_best_leaves_one(tmp_path):
     trainer = tiny.make(Trainer, tmp_path)
     best = search(trainer, n_trials=4, keep_checkpoints="best")
     left = sorted(p.parent.name for p in tmp_path.glob("run-*/checkpoint-*"))
-    assert f"run-{best.run_id}" in left
-    assert len(left) <= 3  # the best one, and the last trial's two
+    assert left == [f"run-{best.run_id}"]
+
+
+def test_a_disk_that_the_search_will_outgrow_is_pointed_out_once(tmp_path):
+    trainer = tiny.make(Trainer, tmp_path)
+    with pytest.warns(UserWarning, match="the checkpoints of this search will need about .* GB more") as warned:
+        search(trainer, n_trials=10**9, timeout=4)
+    assert sum("GB more" in str(w.message) for w in warned) == 1
 
 
 def test_a_second_search_in_the_same_output_dir_has_a_folder_of_its_own(tmp_path):

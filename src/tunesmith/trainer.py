@@ -179,6 +179,7 @@ class _Search:
         self.study: Study | None = None
         self.live: LiveTrial | None = None
         self.made: tuple[Any, Any] | None = None
+        self.disk_warned = False
 
     def run(self, plan: Plan) -> Bests:
         self.bars = not plan.progress
@@ -190,6 +191,7 @@ class _Search:
             self._check_rebuild()
             release(self.trainer)
             study = conduct(plan, InlineRunner(self._run_trial), prepare=self._prepare)
+            checkpoints.prune_disk(study, self.keep)  # the last trial's
         finally:
             self.live = None
             self._give_back()
@@ -256,6 +258,7 @@ class _Search:
         decision = live.decide()
         if decision.action == "pause" and trainer.state.global_step < trainer.state.max_steps:
             return Outcome(TrialState.PAUSED, reason=decision.reason)
+        self._project_disk(live.number)
         return self._outcome(live)
 
     def _outcome(self, live: LiveTrial) -> Outcome:
@@ -304,14 +307,21 @@ class _Search:
 
     def saved(self, path: Path, step: int) -> None:
         """Record a checkpoint that was written whole, and bound the disk; called by the Trainer."""
-        study = self._study()
         self._live().save_checkpoint(str(path), step)
-        removed = checkpoints.prune_disk(study, self.keep)
-        if not removed and self.keep is None:
-            left = sum(not t.state.finished for t in study.trials)
-            short = checkpoints.shortage(study.directory, checkpoints.size([path]) * max(0, left - 1))
-            if short is not None:
-                warnings.warn(short, UserWarning, stacklevel=2)
+        checkpoints.prune_disk(self._study(), self.keep)
+
+    def _project_disk(self, number: int) -> None:
+        """Warn, once, when the trials to come will not fit the disk if each leaves what this one did."""
+        study = self._study()
+        total = study.info.settings.get("n_trials")
+        if self.keep is not None or self.disk_warned or total is None:
+            return
+        to_come = total - sum(t.state.finished for t in study.trials) - 1
+        left_behind = checkpoints.size([checkpoints.run_directory(study, number)])
+        short = checkpoints.shortage(study.directory, left_behind * max(0, to_come))
+        if short is not None:
+            self.disk_warned = True
+            warnings.warn(short, UserWarning, stacklevel=2)
 
     def model_for(self, live: LiveTrial | None) -> Any:
         """The model of the running trial: made once, in the constructor, and handed to train() with the same RNG state."""
