@@ -58,9 +58,10 @@ for label, name in enumerate(LIBRARIES):
     texts += part
     labels += [label] * len(part)
 
-bare = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+# by words: unlike pieces of words, they come out the same at each training, and so does the search
+bare = Tokenizer(models.WordLevel(unk_token="[UNK]"))
 bare.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-bare.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=3000, special_tokens=["[PAD]", "[UNK]"]))
+bare.train_from_iterator(texts, trainers.WordLevelTrainer(vocab_size=3000, special_tokens=["[PAD]", "[UNK]"]))
 tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, pad_token="[PAD]", unk_token="[UNK]", model_max_length=48)
 
 examples = [{**tokenizer(text, truncation=True), "labels": label} for text, label in zip(texts, labels, strict=True)]
