@@ -1,4 +1,5 @@
 # make demo: a real search in under three minutes.  make test: everything.  Both set themselves up in .venv.
+# make soak: every fault in its full count, for hours.
 PYTHON ?= python3
 # installed before everything else; TORCH="torch==2.13.0+cpu --index-url ..." or TORCH=torch to choose another build
 TORCH ?= torch==2.13.0
@@ -10,7 +11,7 @@ export TOKENIZERS_PARALLELISM = false
 export HF_HUB_OFFLINE = 1
 export WANDB_MODE = offline
 
-.PHONY: demo test setup browser lint check-newest check-oldest bench clean
+.PHONY: demo test soak setup browser lint check-newest check-oldest bench clean
 
 demo: setup
 	$(BIN)/python examples/demo.py
@@ -51,6 +52,10 @@ check-newest: setup browser
 check-oldest: .venv-oldest/ready
 	$(OLD)/python -c 'import transformers; print("transformers", transformers.__version__)'
 	$(OLD)/python -m pytest tests/test_trainer.py tests/test_arguments.py
+
+# the faults' tests with their full counts; hours
+soak: setup
+	TUNESMITH_SOAK=1 TUNESMITH_KILLS=1000 $(BIN)/python -m pytest tests/faults tests/test_record_kill.py
 
 bench: setup
 	$(BIN)/python benchmarks/overhead.py
