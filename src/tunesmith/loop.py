@@ -77,7 +77,7 @@ class Loop:
         Raises SearchFailedError when the search is hopeless, KeyboardInterrupt or SystemExit after an interrupt (with
         everything recorded), and what a bug in the user's own functions raised.
         """
-        self.record.update_settings(finished=False, n_trials=self.budget.n_trials)
+        self.record.update_settings(finished=False, n_trials=self.budget.n_trials, stop=None)
         self._recover()
         self.notify("on_search_start", self.budget.n_trials)
         handlers = self._install_handlers()
@@ -138,6 +138,7 @@ class Loop:
             return False
         ready = next((t for t in trials if t.state in (TrialState.PAUSED, TrialState.WAITING)), None)
         number = ready.number if ready is not None else self.record.add_waiting({})
+        self._failures = [t for t in self._failures if t.number != number]  # tried again, by somebody's request
         trial = ready if ready is not None else self.record.trial(number)
         fixed = {**trial.offered, **trial.params}
         proposal = self.backend.ask(number, fixed)
@@ -223,6 +224,9 @@ class Loop:
     def _decision(self) -> Decision:
         if self.stop_reason is None and self._deadline is not None and time.monotonic() >= self._deadline:
             self.stop_reason = f"timeout: {self.budget.timeout:g} s are over"
+        if self.stop_reason is None and (request := self.record.stop_request()) is not None:
+            self.stop_reason = f"stopped: {request}"
+            self.notify("on_message", self.stop_reason)
         return CONTINUE if self.stop_reason is None else Decision("pause", self.stop_reason)
 
     def _install_handlers(self) -> Mapping[int, Any]:

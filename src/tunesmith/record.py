@@ -9,27 +9,26 @@ from __future__ import annotations
 import errno
 import json
 import math
-import os
-import socket
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 
-from tunesmith.errors import RecordReadOnlyError, SettingError, StudyLockedError
+from tunesmith.errors import RecordReadOnlyError, SettingError
+from tunesmith.masking import masked
 from tunesmith.record_file import FILE, checksum, connect, damaged, dump, make, plain, text, translated
+from tunesmith.record_lock import LOCK, driving
 from tunesmith.trial import Report, Trial, TrialState
 
 __all__ = ["FILE", "LOCK", "Record", "StudyInfo"]
 
-LOCK = "study.lock"
 _TRIAL = (
     "state",
     "params",
@@ -56,17 +55,6 @@ _STRAY = "SELECT EXISTS (SELECT 1 FROM report WHERE number < 0 OR number >= ?) O
 _ADD_REPORT = "INSERT OR REPLACE INTO report VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DECODE = json.JSONDecoder().raw_decode
 _T = TypeVar("_T")
-_HELD: set[IO[str]] = set()  # lock files of this process; a forked child must not keep the lock alive
-
-
-def _let_go() -> None:
-    for file in _HELD:
-        file.close()
-    _HELD.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +95,7 @@ class Record:
     ) -> Record:
         """Make a study's record in `directory`; when there is one already (a race), open it."""
         path = Path(directory) / FILE
-        make(path, name=name, directions=directions, seed=seed, settings=settings)
+        make(path, name=name, directions=directions, seed=seed, settings=masked(plain(dict(settings))))
         return cls(path, connect(path, read_only=False), read_only=False)
 
     @classmethod
@@ -127,36 +115,9 @@ class Record:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Be the study's driver. Raises StudyLockedError with the host and process that is it now.
-
-        The lock is the operating system's: it ends with the process, whatever way the process ends.
-        """
-        import fcntl  # noqa: PLC0415  not on Windows, where reading must still work
-
-        try:
-            file = (self.path.parent / LOCK).open("a+", encoding="utf-8")
-        except OSError as error:
-            raise translated(error, self.path.parent / LOCK) from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise translated(error, self.path.parent / LOCK) from error
-                raise StudyLockedError(
-                    f"one process at a time drives a study, and {self.info.name!r} in {self.path.parent} is driven by "
-                    f"{_holder(file)}; wait for it or end it"
-                ) from error
-            _HELD.add(file)
-            try:
-                file.truncate(0)
-                file.write(dump({"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}))
-                file.flush()
-                yield
-            finally:
-                _HELD.discard(file)
+    def lock(self) -> AbstractContextManager[None]:
+        """Be the study's driver. Raises StudyLockedError with the host and process that is it now."""
+        return driving(self.path.parent, self.info.name)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -174,6 +135,12 @@ class Record:
             self._look()
             return self._known(number)
 
+    def stop_request(self) -> str | None:
+        """Why another process wants the search to stop; None when none does."""
+        with self._lock:
+            self._look()
+            return self.info.settings.get("stop")
+
     def interrupted(self) -> tuple[int, ...]:
         """The trials that are RUNNING: at the start of a search, those that a killed driver left."""
         return tuple(t.number for t in self.trials() if t.state is TrialState.RUNNING)
@@ -184,7 +151,7 @@ class Record:
         """Change entries of the study's settings."""
         with self._transaction():
             info = self._read_info()
-            info = replace(info, settings={**info.settings, **plain(values)})
+            info = replace(info, settings={**info.settings, **masked(plain(values))})
             encoded = dump(info.settings)
             row = (info.name, dump(info.directions), info.seed, info.created, encoded)
             self._db.execute("UPDATE study SET settings = ?, checksum = ?", (encoded, checksum(row)))
@@ -260,7 +227,7 @@ class Record:
 
     def annotate(self, number: int, key: str, value: Any) -> None:
         """Store a JSON value under a key of the trial."""
-        entry = plain({key: value})
+        entry = masked(plain({key: value}))
         self._change(number, lambda trial: replace(trial, attrs={**trial.attrs, **entry}), *TrialState)
 
     def end(
@@ -287,6 +254,20 @@ class Record:
             number,
             lambda trial: replace(trial, state=state, reason=text(reason), detail=text(detail), **changes),
             TrialState.RUNNING,
+        )
+
+    def retry(self, number: int) -> Trial:
+        """Let a FAILED trial wait again, with the same values, from its last checkpoint. Any process may ask."""
+        return self._change(
+            number,
+            lambda trial: replace(
+                trial,
+                state=TrialState.WAITING,
+                attempt=trial.attempt + 1,
+                ended=None,
+                attrs={**trial.attrs, "failures": [*trial.attrs.get("failures", ()), trial.reason]},
+            ),
+            TrialState.FAILED,
         )
 
     def requeue(self, number: int, state: TrialState, *, reason: str, count_attempt: bool) -> Trial:
@@ -328,6 +309,7 @@ class Record:
 
     def _refresh(self) -> None:
         seen = self._seen_change
+        self.info = self._read_info()
         for row in self._db.execute(_READ_TRIALS, (seen,)).fetchall():
             reports = self._db.execute(_READ_REPORTS, (row[0],)).fetchall()
             if checksum(row[:-2]) != row[-2] or any(checksum((row[0], *r[:-1])) != r[-1] for r in reports):
@@ -434,15 +416,6 @@ class Record:
             return str(target.resolve().relative_to(home.resolve()))
         except ValueError:
             return str(target.resolve())
-
-
-def _holder(file: IO[str]) -> str:
-    file.seek(0)
-    try:
-        holder = json.loads(file.read())
-    except ValueError:
-        return "another process"  # which has not written its name yet
-    return f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
 
 
 def _stored(report: Report) -> Report:

@@ -22,6 +22,7 @@ from tunesmith.errors import (
     RecordVersionError,
     SettingError,
 )
+from tunesmith.masking import mask
 
 FILE = "study.sqlite"
 VERSION = 1
@@ -254,8 +255,8 @@ def plain(value: Any) -> Any:
 
 
 def text(value: str | None) -> str | None:
-    """Text that can be stored: a traceback may hold halves of characters."""
-    return None if value is None else value.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Text that can be stored: without secrets, and whole characters, of which a traceback may hold halves."""
+    return None if value is None else mask(value.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def checksum(columns: Sequence[Any]) -> int:

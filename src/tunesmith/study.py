@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith import export
 from tunesmith.errors import SettingError, StudyChangedError, TunesmithError
+from tunesmith.masking import masked
 from tunesmith.record import FILE, Record, StudyInfo
 from tunesmith.trial import Trial, TrialState, signs
 
@@ -157,7 +158,7 @@ def open_study(
     if resume not in ("auto", True, False):
         raise SettingError(f'resume must be "auto", True or False, got {resume!r}')
     home = Path(directory)
-    identity = json.loads(json.dumps(identity, default=str, sort_keys=True))
+    identity = masked(json.loads(json.dumps(identity, default=str, sort_keys=True)))
     taken: set[str] = set()
     for folder in reversed(studies_in(home)):
         record = Record.open(folder)
