@@ -19,6 +19,7 @@ from tunesmith.errors import (
     SettingError,
     StudyChangedError,
     StudyLockedError,
+    TunesmithError,
     UnknownBackendError,
     UserFunctionError,
 )
@@ -310,3 +311,23 @@ def test_import_is_light():
     code = "import sys, tunesmith; print(sorted({'torch', 'transformers', 'optuna', 'numpy'} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_a_study_says_which_parameters_matter(tmp_path: Path) -> None:
+    def objective(trial: tunesmith.LiveTrial) -> float:
+        return trial.suggest_float("strong", 0, 1) + 0.0 * trial.suggest_float("weak", 0, 1)
+
+    study = tunesmith.search(objective, n_trials=10, directory=tmp_path, progress=False, seed=0, direction="maximize")
+    found = study.importances()
+    assert list(found) == ["strong", "weak"]
+    assert found["strong"].low > found["weak"].high
+    with pytest.raises(SettingError, match="from 0 to 0, got 1"):
+        study.importances(1)
+
+
+def test_importances_need_trials(tmp_path: Path) -> None:
+    study = tunesmith.search(
+        lambda trial: trial.suggest_float("x", 0, 1), n_trials=2, directory=tmp_path, progress=False
+    )
+    with pytest.raises(TunesmithError, match="need 6 completed trials with parameters, got 2"):
+        study.importances()

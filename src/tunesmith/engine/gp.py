@@ -7,7 +7,8 @@ log(d)/2, 3). Log noise variance ~ N(-4, 1) for outputs of variance 1.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import lapack, solve_triangular
@@ -38,6 +39,15 @@ class Posterior:
         v = solve_triangular(self.factor, k.T, lower=True, check_finite=False)
         return k @ self.alpha, np.maximum(1.0 - (v * v).sum(0), 1e-10)
 
+    def mean(self, points: Array) -> Array:
+        """The mean alone, which is much cheaper."""
+        return np.asarray(_matern(_squared_distances(points * self.inverse_lengths, self.points)) @ self.alpha)
+
+    def given(self, y: Array) -> Posterior:
+        """The same process with other outputs `y` (n,) at its points."""
+        half = solve_triangular(self.factor, y, lower=True, check_finite=False)
+        return replace(self, alpha=solve_triangular(self.factor.T, half, lower=False, check_finite=False))
+
 
 def fit(
     points: Array, y: Array, group: Index, *, length_mean: float | None = None, subset: Index | None = None
@@ -48,15 +58,27 @@ def fit(
     prior's mean log lengthscale.
     """
     d = int(group.max()) + 1
-    mean = math.sqrt(2.0) + 0.5 * math.log(d) if length_mean is None else length_mean
+    mean = _length_mean(d) if length_mean is None else length_mean
     chosen, target = (points, y) if subset is None else (points[subset], y[subset])
-    squares = _grouped_squares(chosen, group, d)
     start = np.r_[np.full(d, min(mean, 0.5)), _NOISE_MEAN]
     bounds = [(-4.0, 6.0)] * d + [(-12.0, 1.0)]
-    theta, _, _ = fmin_l_bfgs_b(
-        _negative_log_posterior, start, args=(squares, target, mean), bounds=bounds, maxiter=25, factr=1e9, pgtol=1e-3
-    )
+    cost = negative_log_posterior(chosen, target, group, length_mean=mean)
+    theta, _, _ = fmin_l_bfgs_b(cost, start, bounds=bounds, maxiter=25, factr=1e9, pgtol=1e-3)
     return condition(points, y, group, np.asarray(theta))
+
+
+def negative_log_posterior(
+    points: Array, y: Array, group: Index, *, length_mean: float | None = None
+) -> Callable[[Array], tuple[float, Array]]:
+    """The function of theta (log lengthscales, log noise variance) that `fit` minimises, with its gradient."""
+    d = int(group.max()) + 1
+    mean = _length_mean(d) if length_mean is None else length_mean
+    squares = _grouped_squares(points, group, d)
+    return lambda theta: _negative_log_posterior(theta, squares, y, mean)
+
+
+def _length_mean(d: int) -> float:
+    return math.sqrt(2.0) + 0.5 * math.log(d)
 
 
 def condition(points: Array, y: Array, group: Index, theta: Array) -> Posterior:
