@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ from scipy.special import erfcx, log_ndtr
 
 from tunesmith.engine.encoding import Array, Cube, Rng
 from tunesmith.engine.gp import Posterior
+
+Gain = Callable[[Array], Array]
 
 _RANDOM, _NEAR, _KEPT = 600, 24, 6
 _SMALL = 2000  # a space of at most so many points is searched whole
@@ -37,35 +39,30 @@ def _log_h(z: Array) -> Array:
     return out
 
 
-def maximise(
-    cube: Cube, posterior: Posterior, known: Array, *, avoid: Array, fixed: Mapping[str, Any], rng: Rng
-) -> Array:
-    """The best point found, shape (columns,).
+def maximise(cube: Cube, gain: Gain, starts: Array, *, avoid: Array, fixed: Mapping[str, Any], rng: Rng) -> Array:
+    """The point found where `gain`, a function of points (m, columns), is greatest; shape (columns,).
 
-    Candidates are random points and neighbours of the best of `known` (by posterior mean), then three rounds of ever
+    Candidates are random points and neighbours of `starts` (the best known points, best first), then three rounds of ever
     smaller steps around the most promising; a small finite space is searched whole. Points in `avoid` (finished or
     pending) are not suggested again while others are left. `fixed` parameters keep their values.
     """
-    means, _ = posterior.predict(known)
-    best = float(means.min())
     if cube.size <= _SMALL:
         points = fresh(cube.hold(cube.everything(), fixed), avoid)
-        return np.asarray(points[int(np.argmax(log_improvement(posterior, best, points)))])
-    top = known[np.argsort(means)[:5]]
+        return np.asarray(points[int(np.argmax(gain(points)))])
     share = max(0.3, 1.5 / len(cube))
     candidates = [cube.from_uniform(rng.random((_RANDOM, len(cube))))]
     candidates += [
-        cube.move(np.repeat(cube.snap(top), _NEAR, 0), rng, scale=scale, share=0.5) for scale in (0.3, 0.1, 0.03)
+        cube.move(np.repeat(cube.snap(starts), _NEAR, 0), rng, scale=scale, share=0.5) for scale in (0.3, 0.1, 0.03)
     ]
-    candidates.append(cube.move(np.repeat(cube.snap(top[:2]), 40, 0), rng, scale=0.15, share=1.5 / len(cube)))
+    candidates.append(cube.move(np.repeat(cube.snap(starts[:2]), 40, 0), rng, scale=0.15, share=1.5 / len(cube)))
     points = fresh(cube.hold(np.vstack(candidates), fixed), avoid)
-    gains = log_improvement(posterior, best, points)
+    gains = gain(points)
     for scale in (0.1, 0.04, 0.015):
         order = np.argsort(-gains)[:_KEPT]
         moved = cube.move(np.repeat(points[order], 16, 0), rng, scale=scale, share=share)
         near = fresh(cube.hold(moved, fixed), avoid)
         points = np.vstack([points[order], near])
-        gains = np.r_[gains[order], log_improvement(posterior, best, near)]
+        gains = np.r_[gains[order], gain(near)]
     return np.asarray(points[int(np.argmax(gains))])
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy.stats import qmc
 
 from tunesmith.engine import warp
-from tunesmith.engine.acquire import fresh, maximise
+from tunesmith.engine.acquire import fresh, log_improvement, maximise
 from tunesmith.engine.encoding import Array, Cube, Dimension, Index, Rng
 from tunesmith.engine.gp import Posterior, condition, fit
 
@@ -71,7 +72,10 @@ def suggest(
     rows = _thinned(y, MODEL_ON, rng)
     warping, length_mean = _MODELS[len(history) % len(_MODELS)] if len(y) >= ENSEMBLE_FROM else _MODELS[0]
     posterior = _model(cube, known[rows], warping(y[rows]), waiting, length_mean=length_mean, rng=rng)
-    point = maximise(cube, posterior, np.vstack([known[rows], waiting]), avoid=avoid, fixed=fixed, rng=rng)
+    seen = np.vstack([known[rows], waiting])
+    means = posterior.mean(seen)
+    gain = partial(log_improvement, posterior, float(means.min()))
+    point = maximise(cube, gain, seen[np.argsort(means)[:5]], avoid=avoid, fixed=fixed, rng=rng)
     why = _account(posterior, point, warping.__name__, observations=len(y))
     return Suggestion({**cube.decode(point), **fixed}, why)
 
