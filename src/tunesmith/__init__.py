@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from tunesmith.sampler import Sampler as Sampler
     from tunesmith.study import Study as Study
     from tunesmith.study import load_study as load_study
-    from tunesmith.trainer import Trainer as Trainer
-    from tunesmith.trainer import hyperparameter_search as hyperparameter_search
-    from tunesmith.trainer import tunable as tunable
+    from tunesmith.trainer_search import Trainer as Trainer
+    from tunesmith.trainer_search import hyperparameter_search as hyperparameter_search
+    from tunesmith.trainer_search import tunable as tunable
     from tunesmith.trial import LiveTrial as LiveTrial
     from tunesmith.trial import Trial as Trial
     from tunesmith.trial import TrialState as TrialState
@@ -25,14 +25,14 @@ _HOMES = {
     "LiveTrial": "trial",
     "Sampler": "sampler",
     "Study": "study",
-    "Trainer": "trainer",
+    "Trainer": "trainer_search",
     "Trial": "trial",
     "TrialState": "trial",
     "TunesmithError": "errors",
-    "hyperparameter_search": "trainer",
+    "hyperparameter_search": "trainer_search",
     "load_study": "study",
     "search": "conduct",
-    "tunable": "trainer",
+    "tunable": "trainer_search",
 }
 
 __all__ = [  # noqa: PLE0604  the keys of _HOMES, and the version

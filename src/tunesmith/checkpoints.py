@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -22,11 +23,6 @@ def checked_keep(keep: Keep) -> Keep:
     raise SettingError(f'keep_checkpoints must be None, "best" or a number from 1, got {keep!r}')
 
 
-def run_directory(study: Study, number: int) -> Path:
-    """Where the trial's checkpoints lie; made from its number, never from a name."""
-    return study.directory / f"run-{number}"
-
-
 def step_of(path: Path) -> int:
     """The step in a checkpoint directory's name, -1 when there is none."""
     tail = path.name.rpartition("-")[2]
@@ -39,19 +35,16 @@ def whole(path: Path) -> bool:
     return weights and (path / "trainer_state.json").is_file()
 
 
-def resumable(study: Study, trial: Trial) -> Path | None:
-    """The newest whole checkpoint that the record vouches for (a torn one was never recorded)."""
-    if trial.checkpoint_step is None:
-        return None
-    saved = run_directory(study, trial.number).glob("checkpoint-*")
-    known = [p for p in saved if 0 <= step_of(p) <= trial.checkpoint_step and whole(p)]
+def resumable(recorded: Path) -> Path | None:
+    """The newest whole checkpoint of a trial up to the one that was recorded last (a torn one was never recorded)."""
+    known = [p for p in recorded.parent.glob("checkpoint-*") if 0 <= step_of(p) <= step_of(recorded) and whole(p)]
     return max(known, key=step_of, default=None)
 
 
 def clear_torn(study: Study, trial: Trial) -> None:
     """Remove checkpoints that were being saved when the process died (newer than the last recorded one)."""
     last = -1 if trial.checkpoint_step is None else trial.checkpoint_step
-    for path in run_directory(study, trial.number).glob("checkpoint-*"):
+    for path in study.run_directory(trial.number).glob("checkpoint-*"):
         if step_of(path) > last:
             shutil.rmtree(path)
 
@@ -70,7 +63,7 @@ def prune_disk(study: Study, keep: Keep) -> list[Path]:
         kept = {t.number for t in ranked[:keep]}
     removed = []
     for trial in study.trials:
-        run = run_directory(study, trial.number)
+        run = study.run_directory(trial.number)
         if not trial.state.finished or not run.is_dir():
             continue
         chosen = study.checkpoint(trial) if trial.number in kept else None
@@ -79,6 +72,35 @@ def prune_disk(study: Study, keep: Keep) -> list[Path]:
                 shutil.rmtree(path)
                 removed.append(path)
     return removed
+
+
+class DiskWatch:
+    """An observer of a search that removes checkpoints that are torn or beyond `keep`, and warns of a disk too small."""
+
+    def __init__(self, keep: Keep) -> None:
+        self._keep = keep
+        self._warned = False
+
+    def on_trial_start(self, study: Study, trial: Trial) -> None:
+        """A trial begins, or goes on from its last whole checkpoint."""
+        clear_torn(study, trial)
+
+    def on_trial_end(self, study: Study, trial: Trial) -> None:
+        """A trial has ended: its checkpoints are among those that are kept, or not."""
+        self._project(study, trial)
+        prune_disk(study, self._keep)
+
+    def _project(self, study: Study, trial: Trial) -> None:
+        """Warn, once, when the trials to come will not fit the disk if each leaves what this one did."""
+        total = study.info.settings.get("n_trials")
+        if self._keep is not None or self._warned or total is None or trial.state is not TrialState.COMPLETE:
+            return
+        to_come = total - sum(t.state.finished for t in study.trials)
+        left_behind = size([study.run_directory(trial.number)])
+        short = shortage(study.directory, left_behind * max(0, to_come))
+        if short is not None:
+            self._warned = True
+            warnings.warn(short, UserWarning, stacklevel=2)
 
 
 def _ranked(study: Study) -> list[Trial]:

@@ -160,6 +160,7 @@ class Loop:
                 distributions=dict(trial.distributions),
                 reports=trial.reports if resume_from else (),
                 resume_from=resume_from,
+                directory=str(self.study.run_directory(number).absolute()),
             ),
             link,
         )

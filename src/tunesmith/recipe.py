@@ -120,15 +120,14 @@ class Recipe:
                 parameter.requires_grad_(True)
         model.load_state_dict(self.weights, strict=False)
 
-    def rebuild(self, args: Any, *, fresh_callbacks: bool, bars: bool) -> None:
-        """Make the user's Trainer anew, in place, with these arguments and without anything of its past.
+    def rebuild(self, trainer: Trainer, args: Any, *, fresh_callbacks: bool, bars: bool) -> None:
+        """Make `trainer` anew, in place, with these arguments and without anything of its past.
 
         `fresh_callbacks`: copies of the callbacks as they were; else the user's own objects. `bars`: whether
         transformers' progress bars (or printed logs) are kept.
         """
-        trainer = self.trainer
         record = vars(trainer).get(RECORD)
-        copied = _Copier(trainer, self.kwargs) if fresh_callbacks else (lambda callback: callback)
+        copied = _Copier(self.trainer, self.kwargs) if fresh_callbacks else (lambda callback: callback)
         given = [copied(c) for c in self.given]
         vars(trainer).clear()
         if record is not None:
@@ -139,24 +138,24 @@ class Recipe:
         type(trainer).__init__(trainer, **kwargs)
         for name, value in self.changed.items():
             setattr(trainer, name, value)
-        self._settle_callbacks(copied)
+        self._settle_callbacks(trainer, copied)
         if not bars:
             for kind in _BARS:
                 trainer.remove_callback(kind)
 
-    def _settle_callbacks(self, copied: Callable[[Any], Any]) -> None:
+    def _settle_callbacks(self, trainer: Trainer, copied: Callable[[Any], Any]) -> None:
         """Add callbacks that the user added after construction, remove those that the user removed."""
-        handler = self.trainer.callback_handler
+        handler = trainer.callback_handler
         wanted = Counter(type(c) for c in self.callbacks if not isinstance(c, _BARS))
         present = Counter(type(c) for c in handler.callbacks if not isinstance(c, _BARS))
         for kind in present - wanted:
             for _ in range((present - wanted)[kind]):
-                self.trainer.remove_callback(kind)
+                trainer.remove_callback(kind)
         missing = wanted - present
         for original in self.callbacks:
             if missing[type(original)] > 0:
                 missing[type(original)] -= 1
-                self.trainer.add_callback(copied(original))
+                trainer.add_callback(copied(original))
 
 
 def release(trainer: Trainer) -> None:

@@ -96,6 +96,10 @@ class Study:
         """The trials that completed."""
         return [t for t in self.trials if t.state is TrialState.COMPLETE and t.values is not None]
 
+    def run_directory(self, number: int) -> Path:
+        """Where a trial's files lie; made from its number, never from a name."""
+        return self.directory / f"run-{number}"
+
     def checkpoint(self, trial: Trial) -> Path | None:
         """The directory of the weights that the trial's value belongs to, None when they were not saved or are gone."""
         if trial.checkpoint is None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
@@ -136,7 +137,8 @@ class Assignment:
     """What a runner needs to begin an attempt at a trial; it can be pickled.
 
     `params` and `distributions` are what an earlier attempt was given (they stay the same), `reports` what it reported
-    up to the checkpoint `resume_from` (an absolute path).
+    up to the checkpoint `resume_from`. `directory` is where the trial's files go (it need not exist), in the study's
+    own; both paths are absolute.
     """
 
     number: int
@@ -146,13 +148,14 @@ class Assignment:
     distributions: Space = field(default_factory=dict)
     reports: tuple[Report, ...] = ()
     resume_from: str | None = None
+    directory: str = ""
 
 
 class LiveTrial(BaseTrial):
     """The trial as user code holds it: an Optuna trial, so that existing spaces and checks work.
 
     `resume_from` is the directory of the last whole checkpoint when an interrupted trial goes on, else None;
-    `attempt` counts from 1.
+    `attempt` counts from 1. `directory` is a place for the trial's files, in the study's directory; it need not exist.
     """
 
     def __init__(self, assignment: Assignment, link: Link) -> None:
@@ -165,6 +168,7 @@ class LiveTrial(BaseTrial):
         self._decision = CONTINUE
         self._attrs: dict[str, Any] = {}
         self._started = dt.datetime.now()  # noqa: DTZ005  Optuna's trials carry naive local times
+        self.directory = Path(assignment.directory)
         self.resume_from = assignment.resume_from
         self.attempt = assignment.attempt
 

@@ -1,0 +1,226 @@
+"""The search of a Trainer's hyperparameters: what is checked before, how the search is conducted, what is handed back."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import transformers
+from optuna.distributions import BaseDistribution
+from transformers.trainer_utils import BestRun, HPSearchBackend
+
+from tunesmith import arguments, checkpoints
+from tunesmith.conduct import Plan, as_directions, conduct
+from tunesmith.errors import SettingError
+from tunesmith.hp_space import Probe, as_space_function, default_space
+from tunesmith.loop import Budget
+from tunesmith.objective import Objective
+from tunesmith.recipe import Recording
+from tunesmith.runners.inline import InlineRunner
+from tunesmith.study import Resume, Study
+from tunesmith.trainer import TrainerTask
+from tunesmith.trial import contains, signs
+
+Bests: TypeAlias = "BestRun | list[BestRun]"
+
+
+class Trainer(transformers.Trainer, metaclass=Recording):
+    """transformers.Trainer with tunesmith's `hyperparameter_search`; everything else is unchanged."""
+
+    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Bests:
+        """Search the hyperparameters: see `tunesmith.hyperparameter_search`."""
+        return hyperparameter_search(self, *args, **kwargs)
+
+
+def tunable(cls: type[transformers.Trainer]) -> type[transformers.Trainer]:
+    """A subclass of any Trainer class that records its constructor's arguments and has our `hyperparameter_search`."""
+    if isinstance(cls, Recording):
+        return cls
+    return Recording(
+        cls.__name__,
+        (cls,),
+        {
+            "__doc__": cls.__doc__,
+            "__module__": cls.__module__,
+            "hyperparameter_search": Trainer.hyperparameter_search,
+        },
+    )
+
+
+def hyperparameter_search(
+    trainer: transformers.Trainer,
+    hp_space: Any = None,
+    compute_objective: Callable[[dict[str, float]], Any] | None = None,
+    n_trials: int = 20,
+    direction: str | Sequence[str] = "minimize",
+    backend: str | HPSearchBackend | None = None,
+    hp_name: Callable[[Any], str] | None = None,
+    *,
+    study: str | None = None,
+    directory: str | Path | None = None,
+    resume: Resume = "auto",
+    timeout: float | None = None,
+    keep_checkpoints: checkpoints.Keep = None,
+    max_failures: int | None = None,
+    max_retries: int = 2,
+    seed: int | None = None,
+    enqueue: Sequence[Mapping[str, Any]] = (),
+    callbacks: Sequence[Any] = (),
+    strict: bool = False,
+    progress: bool = True,
+    prune_metric: tuple[str, str] | None = None,
+    compare_at: str = "share",
+    **options: Any,
+) -> Bests:
+    """Search hyperparameters for any Trainer; positional arguments and defaults are those of transformers.
+
+    Args:
+        trainer: the Trainer; its model_init is called with each trial, or its model's weights are put back.
+        hp_space: a function of the trial that suggests and returns hyperparameters, or a space as a dict (Optuna
+            distributions, Ray Tune), a W&B sweep config or a SigOpt list. Default: as in transformers.
+        compute_objective: metrics -> one number, or one per direction. Default: the metric named by
+            `metric_for_best_model` where that is set, else as in transformers.
+        n_trials: the total number of trials of the study, over all starts.
+        direction: "minimize", "maximize", or one per objective.
+        backend: "tunesmith" (default) or another known one.
+        hp_name: names a run in the loggers; directories are `run-<number>`.
+        study: the study's name.
+        directory: where it lies, default `args.output_dir`.
+        resume: "auto" continues an unfinished study of the same space, directions and arguments; True also a finished
+            one; False starts afresh, beside it.
+        timeout: seconds, after which the running trial is paused at its next step.
+        keep_checkpoints: None leaves what the save settings leave; "best" or a number bounds the whole search.
+        max_failures: failed trials that end the search.
+        max_retries: of a trial whose process was lost.
+        seed: of the suggestions.
+        enqueue: parameters to try first.
+        callbacks: observers of the search.
+        strict: a hyperparameter that nothing reads is an error, not a warning.
+        progress: show the search.
+        prune_metric: (name, direction) for pruning with several objectives.
+        compare_at: pruners compare trials at equal "share" of training, "step", "epoch" or "examples".
+        options: for the backend, for Optuna: sampler, pruner, storage, study_name, load_if_exists.
+
+    Returns: transformers' BestRun (a list of them, the Pareto set, with several directions); `run_summary` is the
+    study. Afterwards `trainer.model` is the best trial's model.
+
+    Raises SettingError, SpaceError or UnknownBackendError (ValueErrors) for bad input before any training,
+    SearchFailedError when the trials fail, UserFunctionError for a bug in hp_space or compute_objective.
+    """
+    name = backend.value if isinstance(backend, HPSearchBackend) else (backend or "tunesmith")
+    _check_place(trainer, options)
+    directions = as_directions(direction)
+    objective = Objective.of(trainer, compute_objective, directions)
+    function = as_space_function(default_space if hp_space is None else hp_space)
+    probe = Probe.of(function)
+    _check_names(probe, trainer, strict=strict)
+    sampled = {n: d[0] for n, d in probe.distributions.items()}
+    plan = Plan(
+        directions=objective.directions,
+        backend=name,
+        options={k: v for k, v in options.items() if k not in ("n_jobs", "gc_after_trial", "catch")},
+        directory=Path(directory or trainer.args.output_dir),
+        name=study if study is not None else options.get("study_name"),
+        resume=resume,
+        identity={
+            "space": {n: " | ".join(map(str, d)) for n, d in sorted(probe.distributions.items())},
+            "arguments": arguments.identity(trainer.args),
+            "objective": objective.name,
+        },
+        seed=seed,
+        space=function.static,
+        enqueue=[*_current(trainer, sampled, options), *enqueue],
+        budget=Budget(n_trials, timeout, max_failures, max_retries),
+        callbacks=[checkpoints.DiskWatch(checkpoints.checked_keep(keep_checkpoints)), *callbacks],
+        progress=progress,
+        prune_metric=prune_metric,
+        compare_at=compare_at,
+    )
+    task = TrainerTask(trainer, function, objective, backend=name, hp_name=hp_name, bars=not progress)
+    task.check()
+    opened: list[Study] = []
+    try:
+        with _without_bars() if progress else nullcontext():
+            conduct(plan, InlineRunner(task), prepare=opened.append)
+    finally:  # also after a failure or Ctrl-C: the best so far is in hand
+        best = next(iter(opened[0].best_trials), None) if opened else None
+        task.give_back(best, None if best is None else opened[0].checkpoint(best))
+    return _result(opened[0])
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """One view of the search, not one bar of transformers' for each checkpoint."""
+    if not transformers.utils.logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.utils.logging.enable_progress_bar()
+
+
+def _result(study: Study) -> Bests:
+    if study.best_trials:
+        runs = [BestRun(str(t.number), _objective_of(t.values), dict(t.params), study) for t in study.best_trials]
+        return runs if len(study.directions) > 1 else runs[0]
+    warnings.warn(f"no trial has completed: {study.summary()}", UserWarning, stacklevel=3)
+    partial = [t for t in study.trials if t.reports and all(math.isfinite(v) for v in t.reports[-1].values)]
+    if not partial:
+        nothing = BestRun("none", float("nan"), {}, study)
+        return [nothing] if len(study.directions) > 1 else nothing
+    sign = signs(study.directions)[0]
+    best = min(partial, key=lambda t: sign * t.reports[-1].values[0])
+    run = BestRun(str(best.number), _objective_of(best.reports[-1].values), dict(best.params), study)
+    return [run] if len(study.directions) > 1 else run
+
+
+def _check_place(trainer: transformers.Trainer, options: Mapping[str, Any]) -> None:
+    if trainer.args.world_size > 1:
+        raise SettingError(
+            f"a search runs in one process for now, got {trainer.args.world_size} ranks; start it without torchrun"
+        )
+    if options.get("n_jobs", 1) not in (None, 1):
+        raise SettingError(
+            f"n_jobs must be 1, got {options['n_jobs']}: trials would share this process, and threads corrupt each "
+            "other's training"
+        )
+
+
+def _check_names(probe: Probe, trainer: transformers.Trainer, *, strict: bool) -> None:
+    """Every hyperparameter takes effect, or is reported before the first trial."""
+    for values in probe.values:
+        arguments.fresh(trainer.args, {k: v for k, v in values.items() if hasattr(trainer.args, k.partition(".")[0])})
+    unknown = arguments.unknown_names(probe.names, trainer.args, trainer, trainer.model_init)
+    if unknown:
+        listed = ", ".join(f"{n!r}" + (f" (did you mean {near!r}?)" if near else "") for n, near in unknown.items())
+        message = (
+            f"hyperparameters must be read by TrainingArguments, the Trainer or model_init, and nothing reads {listed}"
+        )
+        if strict:
+            raise SettingError(message)
+        warnings.warn(message, UserWarning, stacklevel=3)
+
+
+def _current(
+    trainer: transformers.Trainer, space: Mapping[str, BaseDistribution], options: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The user's own arguments as the first trial, when they lie in the space and no sampler of the user's decides."""
+    params = {}
+    for name, distribution in space.items():
+        value = getattr(trainer.args, name, None)
+        value = getattr(value, "value", value)  # enums
+        if not hasattr(trainer.args, name) or not contains(distribution, value):
+            return []
+        params[name] = value
+    return [] if options.get("sampler") is not None or not params else [params]
+
+
+def _objective_of(values: Sequence[float] | None) -> Any:
+    numbers = list(values or ())
+    return numbers if len(numbers) > 1 else numbers[0]
