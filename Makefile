@@ -10,6 +10,9 @@ OLD = .venv-oldest/bin
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_OFFLINE = 1
 export WANDB_MODE = offline
+# compiled once, at first use: pip need not compile what is never imported (see --no-compile)
+export PYTHONDONTWRITEBYTECODE =
+PIP = -m pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: demo test soak setup browser lint check-newest check-oldest bench clean
 
@@ -23,16 +26,21 @@ setup: .venv/ready
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "tunesmith needs Python >= 3.10: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(NEWEST) -e '.[transformers,export,test]'
+	$(BIN)/python $(PIP) $(TORCH)
+	$(BIN)/python $(PIP) $(NEWEST) -e '.[transformers]'
+	touch $@
+
+# what only tests, linters and exports need comes second, so that the demo need not wait for it
+.venv/ready-to-test: .venv/ready
+	$(BIN)/python $(PIP) $(NEWEST) -e '.[transformers,export,test]'
 	touch $@
 
 # the second environment shares torch and all other packages with the first, and has its own transformers
-.venv-oldest/ready: .venv/ready
+.venv-oldest/ready: .venv/ready-to-test
 	$(PYTHON) -m venv .venv-oldest
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"), "$(CURDIR)/src", sep="\n")' > .venv-oldest/shared.txt
 	cp .venv-oldest/shared.txt "$$($(OLD)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
-	$(OLD)/python -m pip install --quiet --disable-pip-version-check $(OLDEST)
+	$(OLD)/python $(PIP) $(OLDEST)
 	touch $@
 
 # the report's test wants Chromium: installed where that is possible without asking, else the test says that it is skipped
@@ -40,13 +48,13 @@ browser:
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || true
 
-lint: setup
+lint: .venv/ready-to-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check-newest: setup browser
+check-newest: .venv/ready-to-test browser
 	$(BIN)/python -m pytest tests
 
 check-oldest: .venv-oldest/ready
@@ -54,10 +62,10 @@ check-oldest: .venv-oldest/ready
 	$(OLD)/python -m pytest tests/test_trainer.py tests/test_arguments.py
 
 # the faults' tests with their full counts; hours
-soak: setup
+soak: .venv/ready-to-test
 	TUNESMITH_SOAK=1 TUNESMITH_KILLS=1000 $(BIN)/python -m pytest tests/faults tests/test_record_kill.py
 
-bench: setup
+bench: .venv/ready-to-test
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/inline_trial.py
 

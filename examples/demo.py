@@ -12,6 +12,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
@@ -25,9 +26,10 @@ from transformers import (
 from tunesmith import Trainer
 from tunesmith.report.progress import trial_table
 
-LIBRARIES = ["numpy", "scipy", "torch", "transformers", "pandas", "sklearn"]
-PER_LIBRARY = 260
+LIBRARIES = ["numpy", "scipy", "torch", "transformers", "optuna", "sqlalchemy"]
+PER_LIBRARY = 200
 OUTPUT = Path("demo-output")
+torch.set_num_threads(1)  # so small a model gains nothing from more
 
 
 def docstrings(library: str) -> list[str]:
@@ -62,7 +64,7 @@ for label, name in enumerate(LIBRARIES):
 bare = Tokenizer(models.WordLevel(unk_token="[UNK]"))
 bare.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
 bare.train_from_iterator(texts, trainers.WordLevelTrainer(vocab_size=3000, special_tokens=["[PAD]", "[UNK]"]))
-tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, pad_token="[PAD]", unk_token="[UNK]", model_max_length=48)
+tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, pad_token="[PAD]", unk_token="[UNK]", model_max_length=32)
 
 examples = [{**tokenizer(text, truncation=True), "labels": label} for text, label in zip(texts, labels, strict=True)]
 random.Random(1).shuffle(examples)
@@ -81,7 +83,7 @@ def model_init(trial=None):
             num_hidden_layers=2,
             num_attention_heads=4,
             intermediate_size=128,
-            max_position_embeddings=64,
+            max_position_embeddings=32,
             hidden_dropout_prob=dropout,
             num_labels=len(LIBRARIES),
         )
@@ -91,8 +93,8 @@ def model_init(trial=None):
 def space(trial):
     """The hyperparameters to search."""
     return {
-        "learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-2, log=True),
-        "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", [8, 16, 32, 64]),
+        "learning_rate": trial.suggest_float("learning_rate", 1e-4, 3e-2, log=True),
+        "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", [16, 32, 64]),
         "weight_decay": trial.suggest_float("weight_decay", 0.0, 0.3),
     }
 
@@ -106,6 +108,7 @@ trainer = Trainer(
     model=None,
     args=TrainingArguments(
         output_dir=str(OUTPUT),
+        learning_rate=1e-3,
         num_train_epochs=3,
         per_device_train_batch_size=32,
         per_device_eval_batch_size=64,
