@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -97,6 +99,7 @@ def conduct(plan: Plan, runner: Runner, *, prepare: Callable[[Study], None] | No
             if not study.trials:
                 for params in plan.enqueue:
                     study.record.add_waiting(dict(params), attrs={"enqueued": True})
+            study.record.update_settings(launch=launch())
             observers = [*([Progress()] if plan.progress else []), *plan.callbacks]
             if prepare is not None:
                 prepare(study)
@@ -108,6 +111,12 @@ def conduct(plan: Plan, runner: Runner, *, prepare: Callable[[Study], None] | No
             finally:
                 write_report(study, study.directory / "report.html")
     return study
+
+
+def launch() -> dict[str, Any]:
+    """How this process was started (JSON), so that `tunesmith resume` can start it again."""
+    interactive = hasattr(sys, "ps1") or "ipykernel" in sys.modules or os.environ.get("WORLD_SIZE", "1") != "1"
+    return {"command": list(sys.orig_argv), "directory": str(Path.cwd()), "interactive": interactive}
 
 
 def as_directions(direction: str | Sequence[str]) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ def make(path: Path, *, name: str, directions: Sequence[str], seed: int, setting
         os.close(handle)
         aside = Path(text)
         aside.chmod(0o666 & ~_umask())
-        _fill(aside, (name, dump(list(directions)), int(seed), time.time(), dump(dict(settings))))
+        fill(aside, (name, dump(list(directions)), int(seed), time.time(), dump(dict(settings))))
         _place(aside, path)
     except (sqlite3.Error, OSError) as error:
         raise translated(error, path) from error
@@ -73,7 +73,8 @@ def make(path: Path, *, name: str, directions: Sequence[str], seed: int, setting
             aside.unlink(missing_ok=True)
 
 
-def _fill(path: Path, study: Sequence[Any]) -> None:
+def fill(path: Path, study: Sequence[Any]) -> None:
+    """Write the tables, and the study's own row (without its checksum), to an empty file."""
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         connection.execute("PRAGMA journal_mode = WAL")  # kept in the file: who opens it needs no lock to turn it on

@@ -1,0 +1,221 @@
+"""Commands that change a study: retry, enqueue, stop, resume, rm, doctor.
+
+While a search runs, its driver takes these changes in between events: each is one transaction on the record.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tunesmith.cli.find import JsonOption, StudyArgument, TrialArgument, opened, study_directory
+from tunesmith.cli.shown import print_json
+from tunesmith.errors import SettingError, StudyLockedError, TunesmithError
+from tunesmith.masking import MASK
+from tunesmith.record import FILE, LOCK
+from tunesmith.record_lock import Driver, driver_of
+from tunesmith.record_repair import Finding, examine, repair
+from tunesmith.study import Study
+from tunesmith.trial import contains, fitted
+
+_OURS = (FILE, f"{FILE}-wal", f"{FILE}-shm", LOCK, "report.html")
+
+
+def retry(trial: TrialArgument, study: StudyArgument = None, *, as_json: JsonOption = False) -> None:
+    """Let a failed trial run again, with the same values, from its last checkpoint."""
+    known = opened(study, writing=True)
+    again = known.record.retry(trial)
+    known.record.update_settings(finished=False)
+    _say(
+        known,
+        {"trial": again.number, "attempt": again.attempt},
+        f"trial {trial} waits for attempt {again.attempt}",
+        as_json=as_json,
+    )
+
+
+def enqueue(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="The study's directory or name.")],
+    values: Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help="Parameters; others are proposed.")],
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Add a trial with these parameters; it runs next."""
+    known = opened(study, writing=True)
+    params = _checked(known, dict(_assignment(text) for text in values))
+    number = known.record.add_waiting(params, attrs={"enqueued": True})
+    _say(known, {"trial": number, "params": params}, f"trial {number} waits with {params}", as_json=as_json)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise SettingError(f"a parameter is given as NAME=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, {"None": None, "True": True, "False": False}.get(value, value)
+
+
+def _checked(study: Study, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters in their own types. Raises SettingError for what no trial of the study could have."""
+    spaces: dict[str, list[Any]] = {}
+    for t in study.trials:
+        for name, distribution in t.distributions.items():
+            if distribution not in spaces.setdefault(name, []):
+                spaces[name].append(distribution)
+    if not spaces:  # nothing has run yet: the search itself will say
+        return dict(params)
+    result = {}
+    for name, value in params.items():
+        if name not in spaces:
+            raise SettingError(f"study {study.name!r} has no parameter {name!r}; it has {', '.join(sorted(spaces))}")
+        fitting = [d for d in spaces[name] if contains(d, value)]
+        if not fitting:
+            raise SettingError(f"{name} must lie in {' or '.join(map(str, spaces[name]))}, got {value!r}")
+        result[name] = fitted(fitting[-1], value)
+    return result
+
+
+def stop(study: StudyArgument = None, *, as_json: JsonOption = False) -> None:
+    """Ask a running search to stop: its trials pause at their next report or step, and resume later."""
+    known = opened(study, writing=True)
+    driver = driver_of(known.directory)
+    if driver is None:
+        raise TunesmithError(f"study {known.name!r} in {known.directory} is not running: nothing to stop")
+    known.record.update_settings(stop="asked on the command line")
+    text = f"{driver} will pause its trials at their next report or step; tunesmith resume goes on"
+    if as_json:
+        print_json({"study": known.name, "pid": driver.pid, "host": driver.host})
+    else:
+        typer.echo(text)
+
+
+def resume(study: StudyArgument = None, *, as_json: JsonOption = False) -> None:
+    """Start a search that was stopped or killed again, with the command that began it."""
+    known = opened(study)
+    _refuse_driven(known.directory, known.name, "resumed")
+    if known.info.settings.get("finished"):
+        raise TunesmithError(
+            f"study {known.name!r} is finished: {known.summary()}. Retry or enqueue trials first, or run its script with "
+            "a larger n_trials and resume=True"
+        )
+    launch = known.info.settings.get("launch")
+    if launch is None:
+        raise TunesmithError(
+            f"it is not known what started study {known.name!r}; run that script again, and the search goes on"
+        )
+    command, directory = list(launch["command"]), launch["directory"]
+    written = shlex.join(command)
+    if launch.get("interactive"):
+        raise TunesmithError(
+            f"study {known.name!r} was started in a notebook or by a launcher ({written}); start it there again"
+        )
+    if any(MASK in part for part in command):
+        raise TunesmithError(f"the command of study {known.name!r} held a secret, which is not kept; run it: {written}")
+    if not Path(directory).is_dir():
+        raise TunesmithError(f"study {known.name!r} was started in {directory}, which is gone; run it: {written}")
+    typer.echo(json.dumps({"command": command, "directory": directory}) if as_json else f"in {directory}: {written}")
+    sys.stdout.flush()
+    raise typer.Exit(subprocess.run(command, cwd=directory, check=False).returncode)  # noqa: S603  the user's own
+
+
+def remove(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="The study's directory or name.")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a study: its record, report, logs and runs with their checkpoints; nothing else in its directory."""
+    directory = study_directory(study)
+    _refuse_driven(directory, directory.name, "removed")
+    doomed = [p for p in (directory / name for name in _OURS) if p.exists()]
+    doomed += sorted((directory / "logs").glob("trial-*.log"))
+    doomed += sorted(p for p in directory.glob("run-*") if p.is_dir() and p.name.removeprefix("run-").isdigit())
+    if not yes:
+        inside = f"{sum(p.name.startswith('run-') for p in doomed)} run(s)"
+        typer.confirm(f"remove the study in {directory} with {inside} and their checkpoints?", abort=True, err=True)
+    for path in reversed(doomed):  # the record last: a removal that was cut off can be done again
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    for folder in (directory / "logs", directory):
+        if folder.is_dir() and not any(folder.iterdir()) and folder.resolve() != Path.cwd():
+            folder.rmdir()
+    if as_json:
+        print_json({"removed": [str(p) for p in doomed]})
+    else:
+        typer.echo(f"removed the study in {directory}")
+
+
+def doctor(
+    study: StudyArgument = None,
+    *,
+    mend: Annotated[
+        bool, typer.Option("--repair", help="Mend what can be mended; a damaged file is kept beside the new one.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Look for damage: in the record, in checkpoints, and left by a killed search. Exit code 3 when there is some."""
+    directory = study_directory(study)
+    findings = examine(directory)
+    done: Sequence[str] = ()
+    if mend and findings:
+        _refuse_driven(directory, directory.name, "repaired")
+        done, findings = repair(directory), examine(directory)
+    if as_json:
+        print_json({"findings": [_finding(f) for f in findings], "repaired": list(done)})
+    else:
+        for line in done:
+            typer.echo(f"repaired: {line}")
+        for f in findings:
+            typer.echo(f"{'can be repaired' if f.mendable else 'problem'}: {f.text}")
+        if not findings:
+            typer.echo(f"{directory}: sound")
+        elif not mend and any(f.mendable for f in findings):
+            typer.echo("tunesmith doctor --repair mends what can be repaired")
+    if findings:
+        raise typer.Exit(3)
+
+
+def _finding(found: Finding) -> dict[str, Any]:
+    return {"text": found.text, "mendable": found.mendable}
+
+
+def _refuse_driven(directory: Path, name: str, what: str) -> None:
+    driver: Driver | None = driver_of(directory)
+    if driver is not None:
+        raise StudyLockedError(
+            f"a study is {what} while nothing drives it, and {driver} drives {name!r}; stop it first"
+        )
+
+
+def _say(study: Study, facts: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+    running = driver_of(study.directory) is not None
+    if as_json:
+        print_json({"study": study.name, **facts, "running": running})
+        return
+    typer.echo(f"{text}; {'it runs next' if running else 'it runs when the search goes on (tunesmith resume)'}")
+    total = study.info.settings.get("n_trials")
+    done = sum(t.state.finished or t.state.value == "RUNNING" for t in study.trials)
+    if total is not None and done >= total:
+        typer.echo(f"the study's budget of {total} trials is spent: start it with a larger n_trials", err=True)
+
+
+commands: dict[str, Callable[..., None]] = {
+    "retry": retry,
+    "enqueue": enqueue,
+    "stop": stop,
+    "resume": resume,
+    "rm": remove,
+    "doctor": doctor,
+}

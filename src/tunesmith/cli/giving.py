@@ -1,0 +1,58 @@
+"""Commands that write a study in another form: report, export."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunesmith.cli.find import JsonOption, StudyArgument, opened
+from tunesmith.errors import SettingError
+from tunesmith.report.page import write_report
+
+FORMATS = {"csv": ".csv", "parquet": ".parquet", "optuna": ".log"}
+
+
+def report(
+    study: StudyArgument = None,
+    *,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file; default: report.html in the study's directory.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the report page: one file that shows the study in a browser and loads nothing."""
+    known = opened(study)
+    path = write_report(known, output or known.directory / "report.html")
+    typer.echo(json.dumps({"report": str(path)}) if as_json else str(path))
+
+
+def export(
+    study: StudyArgument = None,
+    *,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="A file that ends in .csv, .parquet or .log; default: trials.FORMAT there."
+        ),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help="csv, parquet or optuna (a journal for optuna-dashboard); default: by the file."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the trials as CSV, Parquet or an Optuna journal."""
+    if form is not None and form not in FORMATS:
+        raise SettingError(f"a format is one of {', '.join(FORMATS)}, got {form!r}")
+    suffix = FORMATS[form] if form is not None else ".csv"
+    if output is not None and form is not None and output.suffix.lower() != suffix:
+        raise SettingError(f"the format {form} is written to a file that ends in {suffix}, got {output.name!r}")
+    path = opened(study).export(output or Path(f"trials{suffix}"))
+    typer.echo(json.dumps({"export": str(path)}) if as_json else str(path))
+
+
+commands: dict[str, Callable[..., None]] = {"report": report, "export": export}
