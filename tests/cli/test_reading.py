@@ -127,11 +127,11 @@ def test_logs_print_reason_traceback_and_kept_output(run, home):
     assert run("logs", 99, "first").err == "tunesmith: study 'first' has trials 0 to 14, got 99\n"
 
 
-def test_importance_ranks_the_parameters(run, home):
-    rows = run("importance", "first", "--json").json
-    assert {r["name"] for r in rows} == {"x", "kind"}
-    assert all(0 <= r["share"] <= 1 for r in rows)
-    assert "x" in run("importance", "first").out
+def test_importance_ranks_the_parameters_with_intervals(run, home):
+    known = run("importance", "first", "--json").json
+    assert set(known) == {"x", "kind"}
+    assert all(0 <= i["low"] <= i["total"] <= i["high"] <= 1 for i in known.values())
+    assert "90 %" in run("importance", "first").out
 
 
 def test_two_studies_are_compared_at_equal_numbers_of_trials(run, home):

@@ -6,6 +6,7 @@ import operator
 import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,6 @@ from tunesmith.errors import RecordError, SettingError, TunesmithError
 from tunesmith.report.settings_text import as_flags, as_python, as_yaml
 from tunesmith.report.summary import (
     duration,
-    explained,
     newest,
     number,
     numbers,
@@ -35,6 +35,7 @@ from tunesmith.study import Study, load_study
 from tunesmith.trial import Trial, TrialState, signs
 
 _REFRESH = 1.0
+_ENOUGH = 10  # completed trials from which importances say something
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -123,9 +124,11 @@ def _standing(study: Study) -> list[Any]:
         middle = ranked[len(ranked) // 2]
         margin = f"next best {numbers(ranked[1].values)} (trial {ranked[1].number}), median {numbers(middle.values)}"
         lines.append(_fact("margin", margin))
-    ranking = _importances(study)
-    if ranking:
-        lines.append(_fact("matters most", ", ".join(f"{plain(name)} {share:.0%}" for name, share in ranking[:4])))
+    if len(completed) >= _ENOUGH:
+        first = [
+            f"{plain(name)} {i.total:.0%} ({i.low:.0%} to {i.high:.0%})" for name, i in study.importances().items()
+        ]
+        lines.append(_fact("matters most", ", ".join(first[:4])))
     groups: dict[str, list[int]] = {}
     for t in study.trials:
         if t.state is TrialState.FAILED:
@@ -308,20 +311,22 @@ def logs(
         typer.echo("nothing was kept of its output: a trial in the search's own process writes where the search does")
 
 
-def importance(study: StudyArgument = None, *, as_json: JsonOption = False) -> None:
-    """Show which parameters explain the objective (the first one)."""
-    known = opened(study)
-    ranking = _importances(known)
+def importance(
+    study: StudyArgument = None,
+    *,
+    objective: Annotated[int, typer.Option("--objective", min=0, help="Of which objective, from 0.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how much each parameter matters, with 90 % intervals."""
+    found = opened(study).importances(objective)
     if as_json:
-        print_json([{"name": name, "share": share} for name, share in ranking])
-    elif not ranking:
-        typer.echo(f"importances need ten completed trials, and {len(known.completed())} have completed")
-    else:
-        print_table(("parameter", "share", ""), [(n, f"{s:.0%}", "█" * round(30 * s)) for n, s in ranking])
-
-
-def _importances(study: Study) -> list[tuple[str, float]]:
-    return list(explained(study.trials).items())
+        print_json({name: asdict(known) for name, known in found.items()})
+        return
+    rows = [
+        (name, f"{i.total:.0%}", f"{i.low:.0%} to {i.high:.0%}", f"{i.main:.0%}", "█" * round(30 * i.total))
+        for name, i in found.items()
+    ]
+    print_table(("parameter", "share", "90 %", "alone", ""), rows)
 
 
 def compare(

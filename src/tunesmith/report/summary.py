@@ -133,21 +133,9 @@ def telling_parameters(trials: Sequence[Trial]) -> list[str]:
     """
     names = list(dict.fromkeys(name for t in trials for name in t.params))
     varying = {name: len({repr(t.params[name]) for t in trials if name in t.params}) > 1 for name in names}
-    score = explained(trials)
-    return sorted(names, key=lambda name: (not varying[name], -score.get(name, 0.0)))
-
-
-def explained(trials: Sequence[Trial]) -> dict[str, float]:
-    """The share of the (first) objective that each parameter explains alone, see `telling_parameters`; largest first.
-
-    Empty with fewer than ten completed trials; chance alone gives values about 0, which are not shown below it.
-    """
     done = [t for t in trials if t.values and math.isfinite(t.values[0])]
-    if len(done) < _ENOUGH:
-        return {}
-    names = dict.fromkeys(name for t in done for name in t.params)
-    shares = {name: max(_explained(name, done), 0.0) for name in names}
-    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+    score = {name: _explained(name, done) if len(done) >= _ENOUGH else 0.0 for name in names}
+    return sorted(names, key=lambda name: (not varying[name], -score[name]))
 
 
 def _explained(name: str, done: Sequence[Trial]) -> float:
