@@ -28,9 +28,13 @@ def test_the_same_arguments_give_the_same_suggestion() -> None:
 
 
 def test_the_start_fills_the_space_and_then_the_model_takes_over() -> None:
-    start = [suggest(SPACE, [], [], seed=0, number=n) for n in range(16)]
-    assert {s.why["how"] for s in start} == {"start"}
-    assert len({(s.params["x"] < 0.5, s.params["y"] < 0.5) for s in start[:4]}) == 4
+    pending: list = []
+    for number in range(17):
+        found = suggest(SPACE, [], pending, seed=0, number=number)
+        assert found.why["how"] == "start"
+        pending.append(found.params)
+    assert pending[0] == {"x": 0.5, "y": 0.5}
+    assert len({(p["x"] < 0.5, p["y"] < 0.5) for p in pending[4:8]}) == 4
     assert suggest(SPACE, history(START), [], seed=0, number=START).why["how"] == "model"
 
 
