@@ -1,7 +1,7 @@
-"""A worker process: receives the task once, then runs one trial after another, in touch with the driver by a pipe.
+"""A worker process: receives the task once, then runs one trial after another, in touch with the driver by a connection.
 
-Messages to a worker: a Setup, then Attempts; the answers to its calls are (done, value or exception). Messages from it:
-"ready", "begun", an Outcome, or a Call of the trial's link.
+Messages to a worker: Attempts (before them, to a local one, a Setup); the answers to its calls are (done, value or
+exception). Messages from it: "ready", "begun", an Outcome, or a Call of the trial's link.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import faulthandler
 import gc
 import io
 import os
+import platform
 import select
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,12 +32,14 @@ from tunesmith.runners.pickling import dumps, loads
 from tunesmith.trial import CONTINUE, Assignment, Decision, LiveTrial, Report, TrialState
 
 DUMP_SIGNAL = getattr(signal, "SIGQUIT", None)  # as in Java and Go: print the stack of every thread
+_STDOUT, _STDERR = 1, 2
+_HANG_UP = getattr(select, "POLLRDHUP", 0)  # where there is none, only the end of both directions is reported
 _DECIDE_EVERY = 0.2  # seconds: a trial may ask at each step, and an answer costs the driver's attention
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker begins with: the pickled task's file, and its slot."""
+    """What a local worker begins with: the pickled task's file, and its slot."""
 
     task: Path
     environment: Mapping[str, str]
@@ -45,10 +48,11 @@ class Setup:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A trial to run, and the file for its output."""
+    """A trial to run, the file for its output, and the seconds after which the worker ends itself with its stack."""
 
     assignment: Assignment
     log: Path
+    limit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,11 @@ class Call:
 
 
 class PipeLink:
-    """A trial's line to the driver, in the worker."""
+    """A trial's line to the driver, in the worker. `shared`: the study's directory is the driver's own, not of this node."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, shared: bool = True) -> None:
         self._connection = connection
+        self._shared = shared
         self._lock = threading.Lock()
         self._asked = 0.0
 
@@ -88,6 +93,11 @@ class PipeLink:
 
     def checkpoint(self, path: str, step: int) -> None:
         """Have the driver record a checkpoint; a relative path is one of this process."""
+        if not self._shared:
+            raise SettingError(
+                f"a checkpoint must lie where every node can read it, got {path!r} on {platform.node()}, which does not "
+                "see the study's directory; put it (directory=...) on storage that all nodes share"
+            )
         self._call("checkpoint", str(Path(path).absolute()), step)
 
     def annotate(self, key: str, value: Any) -> None:
@@ -105,31 +115,36 @@ class PipeLink:
 
 
 def serve(connection: Connection) -> None:
-    """Run trials until the driver closes the connection."""
-    _prepare_process()
-    threading.Thread(target=_die_with_driver, args=(connection.fileno(),), daemon=True).start()
+    """Be a local worker: get the setup, then run trials until the driver closes the connection."""
+    prepare_process(connection)
     with contextlib.suppress(EOFError, ConnectionError):
         setup: Setup = loads(connection.recv_bytes())
         os.environ.update(setup.environment)
-        task = _load(setup.task)
-        connection.send_bytes(dumps("ready"))
-        while True:
-            attempt: Attempt = loads(connection.recv_bytes())
-            _redirect_output(attempt.log)
-            _limit_threads(setup.threads)
-            connection.send_bytes(dumps("begun"))
+        run_trials(connection, lambda: loads(setup.task.read_bytes()), threads=setup.threads)
+
+
+def run_trials(connection: Connection, load: Callable[[], Task], *, threads: int) -> None:
+    """Load the task and run the trials that the driver sends. Raises EOFError or ConnectionError when it is gone."""
+    task = _load(load)
+    connection.send_bytes(dumps("ready"))
+    while True:
+        attempt: Attempt = loads(connection.recv_bytes())
+        _redirect_output(attempt.log)
+        _limit_threads(threads)
+        connection.send_bytes(dumps("begun"))
+        with _at_most(attempt.limit):
             message = _portable(_run(task, attempt.assignment, connection))
-            sys.stdout.flush()
-            sys.stderr.flush()
-            connection.send_bytes(message)
-            del attempt, message
-            _free_memory()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        connection.send_bytes(message)
+        del attempt, message
+        _free_memory()
 
 
-def _load(path: Path) -> Task | Outcome:
+def _load(load: Callable[[], Task]) -> Task | Outcome:
     """The task, or the outcome of every trial when it cannot be loaded here."""
     try:
-        task: Task = loads(path.read_bytes())
+        task = load()
     except Exception as error:  # noqa: BLE001  loading runs the user's code
         reason = f"a task must be loadable in a worker process, got {type(error).__name__}: {error}"
         fatal = SettingError(f"{reason}; can the worker import the same modules as the script?")
@@ -140,7 +155,8 @@ def _load(path: Path) -> Task | Outcome:
 def _run(task: Task | Outcome, assignment: Assignment, connection: Connection) -> Outcome:
     if isinstance(task, Outcome):
         return task
-    live = LiveTrial(assignment, PipeLink(connection))
+    shared = not assignment.directory or Path(assignment.directory).parent.is_dir()
+    live = LiveTrial(assignment, PipeLink(connection, shared=shared))
     try:
         return execute(task, live, n_objectives=assignment.n_objectives)
     except BaseException as error:  # noqa: BLE001  sys.exit() in a trial ends the trial, not the worker
@@ -159,10 +175,12 @@ def _portable(outcome: Outcome) -> bytes:
     return message
 
 
-def _prepare_process() -> None:
-    faulthandler.enable(all_threads=True)  # a segfault's stack is among the last lines of output
+def prepare_process(connection: Connection) -> None:
+    """Make this process a worker: its faults leave their stack, it draws its own random numbers, it dies with the driver."""
+    threading.Thread(target=_die_with_driver, args=(connection.fileno(),), daemon=True).start()
+    faulthandler.enable(_STDERR, all_threads=True)  # a segfault's stack is among the last lines of output
     if DUMP_SIGNAL is not None:
-        faulthandler.register(DUMP_SIGNAL, all_threads=True)
+        faulthandler.register(DUMP_SIGNAL, _STDERR, all_threads=True)
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed()  # forked siblings would draw the same numbers
@@ -171,12 +189,26 @@ def _prepare_process() -> None:
 def _redirect_output(log: Path) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
+        os.dup2(output.fileno(), _STDOUT)
+        os.dup2(output.fileno(), _STDERR)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float | None) -> Iterator[None]:
+    """End this process, with the stack of every thread, when the time is over; also one that holds the interpreter."""
+    if seconds is None:
+        yield
+        return
+    faulthandler.dump_traceback_later(seconds, exit=True, file=_STDERR)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _limit_threads(threads: int) -> None:
@@ -194,6 +226,6 @@ def _free_memory() -> None:
 
 def _die_with_driver(descriptor: int) -> None:
     poll = select.poll()
-    poll.register(descriptor, 0)  # hang-up is always reported; what arrives is the main thread's
+    poll.register(descriptor, _HANG_UP)  # what arrives is the main thread's
     poll.poll()
     os._exit(1)

@@ -19,17 +19,17 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Literal
 
-from tunesmith.errors import SettingError, TunesmithError
+from tunesmith.errors import SettingError
 from tunesmith.runners import Ended, Outcome, Task
+from tunesmith.runners.conversation import Conversation, Running, last_output
 from tunesmith.runners.forkserver import ForkServer
-from tunesmith.runners.pickling import dumps, dumps_task, loads
+from tunesmith.runners.pickling import dumps, dumps_task
 from tunesmith.runners.slots import Slot, plan_slots
-from tunesmith.runners.worker import DUMP_SIGNAL, Attempt, Call, Setup
+from tunesmith.runners.worker import DUMP_SIGNAL, Setup
 from tunesmith.trial import Assignment, Link, TrialState
 
 START_ALLOWANCE = 120.0  # seconds that a worker may take to load the task, on top of the first trial's timeout
 _DUMP_TIME = 1.0  # seconds for a worker to write its stack, before it is killed
-_LAST_LINES, _LAST_BYTES = 60, 16_000
 
 
 class WorkersRunner:
@@ -89,12 +89,10 @@ class WorkersRunner:
         if self._workers[index].gone:
             self._workers[index] = self._start_worker(self._workers[index].slot)
         log = self._logs / f"trial-{assignment.number}.log"
-        attempt = _Attempt(assignment, link, log, log.stat().st_size if log.exists() else 0)
-        self._workers[index].attempt = attempt
+        attempt = Running(assignment, link, log, self._timeout)
         if self._timeout is not None:
             attempt.deadline = time.monotonic() + self._timeout + START_ALLOWANCE
-        if self._workers[index].ready:
-            self._send_attempt(self._workers[index])
+        self._workers[index].begin(attempt)
 
     def events(self, timeout: float | None) -> Iterator[Ended]:
         """Serve the running trials until at least one has ended or `timeout` seconds have passed; yield those ended."""
@@ -142,7 +140,7 @@ class WorkersRunner:
 
     def _start_worker(self, slot: Slot) -> _Worker:
         ours, theirs = multiprocessing.Pipe()
-        worker = _Worker(next(self._ids), slot, ours)
+        worker = _Worker(ours, id=next(self._ids), slot=slot)
         with theirs, suppress(OSError):  # a server that has died is noticed, and replaced, in `events`
             self._server.fork(worker.id, theirs)
             ours.send_bytes(dumps(Setup(self._task, slot.environment, slot.threads)))
@@ -171,65 +169,23 @@ class WorkersRunner:
         worker.ready = False
         if attempt is not None:
             reason = attempt.stopped or f"lost: the worker {how}"
-            self._end(worker, Outcome(TrialState.FAILED, reason=reason, detail=self._output(attempt)))
+            detail = last_output((attempt.log, attempt.log_begin), (self._logs / "workers.log", 0))
+            ended = worker.end(Outcome(TrialState.FAILED, reason=reason, detail=detail))
+            self._ended.extend([] if ended is None else [ended])
         if was_ready:  # one that never came to run is replaced when there is a trial for it, not in circles
             self._workers[self._workers.index(worker)] = self._start_worker(worker.slot)
-
-    def _output(self, attempt: _Attempt) -> str | None:
-        """The last lines of an attempt's output, those of the workers' start when it had none."""
-        for log, begin in ((attempt.log, attempt.log_begin), (self._logs / "workers.log", 0)):
-            if log.exists() and log.stat().st_size > begin:
-                with log.open("rb") as file:
-                    file.seek(max(begin, log.stat().st_size - _LAST_BYTES))
-                    lines = file.read().decode(errors="replace").splitlines()
-                return "last output:\n" + "\n".join(lines[-_LAST_LINES:])
-        return None
 
     # -- messages ------------------------------------------------------------------------------------------------
 
     def _receive(self, worker: _Worker) -> None:
         try:
-            message = loads(worker.connection.recv_bytes())
+            ended = worker.receive()
         except (EOFError, OSError):
             worker.hung_up = True
             self._server.signal(worker.id, signal.SIGKILL)  # it is exiting, or of no use any more
             return
-        if isinstance(message, Outcome):
-            if message.fatal is not None and message.detail:
-                message.fatal.__cause__ = TunesmithError(f"in the worker:\n{message.detail}")
-            self._end(worker, message)
-        elif isinstance(message, Call):
-            self._answer(worker, message)
-        elif message == "begun":
-            if worker.attempt is not None and self._timeout is not None:
-                worker.attempt.deadline = time.monotonic() + self._timeout
-        else:
-            worker.ready = True
-            if worker.attempt is not None:
-                self._send_attempt(worker)
-
-    def _send_attempt(self, worker: _Worker) -> None:
-        attempt = worker.attempt
-        if attempt is not None:
-            self._send(worker, dumps(Attempt(attempt.assignment, attempt.log.absolute())))
-
-    def _answer(self, worker: _Worker, call: Call) -> None:
-        if worker.attempt is None:
-            return
-        try:
-            message = dumps((True, getattr(worker.attempt.link, call.method)(*call.arguments)))
-        except Exception as error:  # noqa: BLE001  it is the trial's, as in an inline trial
-            message = _raised(error)
-        self._send(worker, message)
-
-    def _send(self, worker: _Worker, message: bytes) -> None:
-        with suppress(OSError):  # gone: the server will say how
-            worker.connection.send_bytes(message)
-
-    def _end(self, worker: _Worker, outcome: Outcome) -> None:
-        attempt, worker.attempt = worker.attempt, None
-        if attempt is not None:
-            self._ended.append(Ended(attempt.assignment.number, outcome))
+        if ended is not None:
+            self._ended.append(ended)
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -252,39 +208,13 @@ class WorkersRunner:
         return following
 
 
-@dataclass
-class _Attempt:
-    """An attempt under way; `stopped` is the reason once it is to end by force."""
-
-    assignment: Assignment
-    link: Link
-    log: Path
-    log_begin: int
-    deadline: float = math.inf
-    stopped: str | None = None
-
-
 @dataclass(eq=False)
-class _Worker:
+class _Worker(Conversation):
     """A worker process as the driver sees it."""
 
-    id: int
-    slot: Slot
-    connection: Connection = field(repr=False)
-    ready: bool = False
+    id: int = field(kw_only=True)
+    slot: Slot = field(kw_only=True)
     gone: bool = False
-    hung_up: bool = False
-    attempt: _Attempt | None = None
-
-
-def _raised(error: Exception) -> bytes:
-    """The answer that raises `error` in the trial; of one that cannot travel, the text does."""
-    try:
-        message = dumps((False, error))
-        loads(message)
-    except Exception:  # noqa: BLE001  an exception may hold anything
-        return dumps((False, TunesmithError(f"{type(error).__name__}: {error}")))
-    return message
 
 
 def _said(code: int) -> str:
