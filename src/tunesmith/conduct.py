@@ -21,7 +21,7 @@ from tunesmith.runners import Outcome, Runner
 from tunesmith.runners.inline import InlineRunner
 from tunesmith.runners.workers import WorkersRunner
 from tunesmith.space import parse_space
-from tunesmith.study import Resume, Study, open_study
+from tunesmith.study import Memory, Resume, Study, open_study
 from tunesmith.trial import LiveTrial, Space
 
 DIRECTIONS = ("minimize", "maximize")
@@ -46,6 +46,7 @@ class Plan:
     progress: bool = True
     prune_metric: tuple[str, str] | None = None
     compare_at: str = "share"
+    define: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         for direction in self.directions:
@@ -94,6 +95,10 @@ def conduct(plan: Plan, runner: Runner, *, prepare: Callable[[Study], None] | No
                 study_name=study.name,
                 prune_metric=plan.prune_metric,
                 compare_at=plan.compare_at,
+                define=plan.define,
+                memory=Memory(study.record),
+                n_trials=plan.budget.n_trials,
+                slots=runner.slots,
             )
             backend = make_backend(setting, **plan.options)
             if not study.trials:

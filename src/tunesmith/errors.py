@@ -9,6 +9,7 @@ TunesmithError
 ├── StudyLockedError (RuntimeError)    another process is driving the study
 ├── SearchFailedError (RuntimeError)   the search was ended because its trials fail
 ├── UserFunctionError (RuntimeError)   hp_space or compute_objective raised: a bug, not a failed trial
+├── ServiceError (ConnectionError)     a service that proposes trials refuses, or cannot be reached
 ├── ModelNotSavedError (RuntimeError)  the best trial's model was not saved and cannot be rebuilt
 └── RecordError (OSError)              the study's file cannot be read or written
     ├── RecordCorruptError             it is damaged
@@ -52,6 +53,10 @@ class SearchFailedError(TunesmithError, RuntimeError):
 
 class UserFunctionError(TunesmithError, RuntimeError):
     """`hp_space` or `compute_objective` raised: a bug in the search's own functions, not a failed trial."""
+
+
+class ServiceError(TunesmithError, ConnectionError):
+    """A service that proposes trials refuses, or cannot be reached."""
 
 
 class ModelNotSavedError(TunesmithError, RuntimeError):

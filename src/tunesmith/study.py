@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -152,6 +152,31 @@ class Study:
     def export(self, path: str | Path) -> Path:
         """Write the trials to `path`: .csv, .parquet, or .log for an Optuna journal that optuna-dashboard opens."""
         return export.export(self.trials, self.directions, self.name, Path(path))
+
+
+class Memory(MutableMapping[str, Any]):
+    """What a backend keeps with the study, in the record: durable once it is set. Values are JSON."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    def __getitem__(self, key: str) -> Any:
+        return self._all()[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._record.update_settings(backend={**self._all(), key: value})
+
+    def __delitem__(self, key: str) -> None:
+        self._record.update_settings(backend={k: v for k, v in self._all().items() if k != key})
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def _all(self) -> dict[str, Any]:
+        return dict(self._record.info.settings.get("backend", {}))
 
 
 def load_study(path: str | Path) -> Study:

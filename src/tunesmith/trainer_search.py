@@ -139,6 +139,7 @@ def hyperparameter_search(
         progress=progress,
         prune_metric=prune_metric,
         compare_at=compare_at,
+        define=None if function.static is not None else function,
     )
     task = TrainerTask(trainer, function, objective, backend=name, hp_name=hp_name, bars=not progress)
     task.check()

@@ -6,10 +6,10 @@ import importlib.util
 
 import optuna
 import pytest
-from backend_contract import BackendContract, TwoObjectives
 
 from tunesmith.backends.engine import EngineBackend
 from tunesmith.backends.optuna import OptunaBackend
+from tunesmith.testing.backends import BackendContract, TwoObjectives
 
 
 class TestEngine(BackendContract):

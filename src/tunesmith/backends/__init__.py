@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -33,9 +33,12 @@ class Setting:
     """What a backend may know of the study it serves.
 
     `seed` keys every draw together with the trial's number. `space` is the space when it is known beforehand (a dict),
-    None when it is defined by run. `history()` gives all trials of the record in order of their numbers, running ones
-    included; the backend must not keep state that cannot be rebuilt from it. `directory` is the study's folder.
-    `prune_metric` names a metric with its direction for pruning; None: the first (only) objective.
+    None when it is defined by run; `define` is then the function of the trial that defines it, where that does nothing
+    else and so may be traced. `history()` gives all trials of the record in order of their numbers, running ones
+    included; the backend must not keep state that cannot be rebuilt from it and from `memory`, a durable mapping (JSON)
+    for what others call the study (a sweep's id). What they call a trial goes into its `Proposal.why`. `directory` is
+    the study's folder, `n_trials` its budget, `slots` how many trials run at once. `prune_metric` names a metric with
+    its direction for pruning; None: the first (only) objective.
     """
 
     directions: Sequence[str]
@@ -46,6 +49,10 @@ class Setting:
     study_name: str = ""
     prune_metric: tuple[str, str] | None = None
     compare_at: str = "share"
+    define: Callable[[Any], Any] | None = None
+    memory: MutableMapping[str, Any] = field(default_factory=dict)
+    n_trials: int | None = None
+    slots: int = 1
 
 
 class Backend(Protocol):
@@ -68,6 +75,8 @@ class Backend(Protocol):
 _BUILT_IN: dict[str, tuple[str, str, str | None, str]] = {
     "tunesmith": ("tunesmith.backends.engine", "EngineBackend", None, "tunesmith"),
     "optuna": ("tunesmith.backends.optuna", "OptunaBackend", "optuna", "tunesmith"),
+    # SigOpt's two modes need different packages: the class says which
+    "sigopt": ("tunesmith.backends.sigopt", "SigOptBackend", None, "tunesmith[sigopt]"),
 }
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
-
-from optuna.distributions import BaseDistribution
+from typing import TYPE_CHECKING
 
 from tunesmith.backends import Proposal, Setting
-from tunesmith.dimensions import dimension, dimensions
-from tunesmith.engine import Observation, draw, suggest
-from tunesmith.trial import CONTINUE, Decision, Params, Space, Trial, TrialState, signs
+from tunesmith.backends.known import drawn, seen_space
+from tunesmith.dimensions import dimensions
+from tunesmith.engine import Observation, suggest
+from tunesmith.trial import CONTINUE, Decision, Params, Trial, TrialState, signs
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -29,12 +27,12 @@ class EngineBackend:
     def ask(self, number: int, fixed: Params) -> Proposal:
         """The engine's suggestion from the trials that finished; those under way count as pending."""
         before = [t for t in self._setting.history() if t.number != number]
-        space = _seen_space(before) if self._setting.space is None else self._setting.space
+        space = seen_space(before) if self._setting.space is None else self._setting.space
         finished = [o for t in before if (o := self._observation(t)) is not None]
         pending = [{**t.offered, **t.params} for t in before if not t.state.finished]
         seed = self._setting.seed
         found = suggest(dimensions(space), finished, pending, seed=seed, number=number, fixed=fixed)
-        return Proposal({**found.params, **fixed}, partial(_draw, seed=seed, number=number), found.why)
+        return Proposal({**found.params, **fixed}, drawn(seed, number), found.why)
 
     def judge(self, trial: Trial) -> Decision:
         """What the pruner says, if there is one."""
@@ -66,15 +64,3 @@ def _judge(pruner: BasePruner, setting: Setting) -> Judge:
     from tunesmith.backends.pruning import Judge  # noqa: PLC0415  only searches that prune need Optuna's studies
 
     return Judge(pruner, setting)
-
-
-def _draw(name: str, distribution: BaseDistribution, *, seed: int, number: int) -> Any:
-    return draw(dimension(distribution), seed=seed, number=number, name=name)
-
-
-def _seen_space(trials: list[Trial]) -> Space:
-    """The union of the spaces of earlier trials; where a range was changed, its newest form."""
-    space: dict[str, BaseDistribution] = {}
-    for trial in trials:
-        space.update(trial.distributions)
-    return space

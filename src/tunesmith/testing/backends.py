@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -29,13 +30,17 @@ class Drive:
 
     def __init__(self, make: Callable[..., Backend], *, directions: Sequence[str] = ("minimize",), **setting: Any):
         self.trials: list[Trial] = []
-        self._make = lambda: make(Setting(directions, 7, lambda: tuple(self.trials), **setting))
+        self.memory: dict[str, Any] = {}
+        self._new: Callable[[], Backend] = lambda: make(
+            Setting(directions, 7, lambda: tuple(self.trials), memory=self.memory, **setting)
+        )
         self._directions = directions
-        self.backend = self._make()
+        self.backend = self._new()
 
     def restart(self) -> None:
         self.backend.close()
-        self.backend = self._make()
+        self.memory = json.loads(json.dumps(self.memory))
+        self.backend = self._new()
 
     def start(self, define: Callable[[Ask], Any], fixed: Mapping[str, Any] | None = None) -> Trial:
         """Begin the next trial, with all parameters that `define` asks for."""
@@ -61,7 +66,8 @@ class Drive:
             distributions[name] = d
             return params[name]
 
-        trial = replace(self.trials[number], state=TrialState.RUNNING, offered={**proposal.params, **fixed})
+        why = {**self.trials[number].why, **proposal.why}
+        trial = replace(self.trials[number], state=TrialState.RUNNING, offered={**proposal.params, **fixed}, why=why)
         self.trials[number] = trial
         define(ask)
         self.trials[number] = replace(trial, params=params, distributions=distributions)
@@ -81,6 +87,7 @@ class Drive:
 
 
 def within(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether the distribution has the value."""
     try:
         return bool(distribution._contains(distribution.to_internal_repr(value)))
     except (TypeError, ValueError):
@@ -88,15 +95,18 @@ def within(distribution: BaseDistribution, value: Any) -> bool:
 
 
 def whole(ask: Ask) -> dict[str, Any]:
+    """Ask for every parameter."""
     return {name: ask(name) for name in SPACE}
 
 
 def conditional(ask: Ask) -> Any:
+    """Ask for other parameters where x is positive."""
     return ask("n") if ask("x") > 0 else (ask("even"), ask("kind"))
 
 
 def loss(trial: Trial) -> float:
-    return abs(trial.params["x"] - 0.3) + trial.params.get("n", 10) / 64
+    """A function of the parameters to minimize."""
+    return float(abs(trial.params["x"] - 0.3) + trial.params.get("n", 10) / 64)
 
 
 STATES = (TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.COMPLETE, TrialState.FAILED)
