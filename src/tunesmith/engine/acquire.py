@@ -23,10 +23,10 @@ def log_improvement(posterior: Posterior, best: float, points: Array) -> Array:
     """Log of the expected improvement on `best` (lower is better) at points (m, columns); Ament et al. 2023, eq. 9."""
     mean, variance = posterior.predict(points)
     sd = np.sqrt(variance)
-    return np.asarray(_log_h((best - mean) / sd) + np.log(sd))
+    return np.asarray(log_h((best - mean) / sd) + np.log(sd))
 
 
-def _log_h(z: Array) -> Array:
+def log_h(z: Array) -> Array:
     """log(phi(z) + z Phi(z)), stable for very negative z."""
     out = np.empty_like(z)
     high = z > -1.0

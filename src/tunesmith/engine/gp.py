@@ -48,6 +48,18 @@ class Posterior:
         half = solve_triangular(self.factor, y, lower=True, check_finite=False)
         return replace(self, alpha=solve_triangular(self.factor.T, half, lower=False, check_finite=False))
 
+    def believing(self, points: Array) -> Posterior:
+        """The process given also that it is as expected at `points`: there, nothing is left to learn.
+
+        The kriging believer of Ginsbourger et al. (2010).
+        """
+        scaled = points * self.inverse_lengths
+        new = np.vstack([self.points, scaled])
+        y = np.r_[self.factor @ (self.factor.T @ self.alpha), self.mean(points)]
+        k = _matern(_squared_distances(new, new))
+        k.flat[:: len(k) + 1] += self.noise + _JITTER
+        return replace(self, points=new, factor=np.asarray(np.linalg.cholesky(k), float)).given(y)
+
 
 def fit(
     points: Array, y: Array, group: Index, *, length_mean: float | None = None, subset: Index | None = None

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import qmc
 
-from tunesmith.engine import warp
+from tunesmith.engine import pareto, warp
 from tunesmith.engine.acquire import fresh, log_improvement, maximise
 from tunesmith.engine.encoding import Array, Cube, Dimension, Index, Rng
-from tunesmith.engine.gp import Posterior, condition, fit
+from tunesmith.engine.gp import Posterior, fit
 
 START = 4  # Sobol points before the first model
 _STARTS = 16  # Sobol points in all, for trials asked for while none has finished
@@ -53,8 +53,8 @@ def suggest(
     """The parameters for trial `number`; a pure function of its arguments.
 
     `history` are finished trials in order, `pending` the parameters of those under way: they are taken to end as the
-    model expects. `fixed` values are kept, and the others chosen to go with them. Several objectives are joined by a
-    random augmented Chebyshev scalarisation (ParEGO, Knowles 2006).
+    model expects. `fixed` values are kept, and the others chosen to go with them. Two or three objectives are traded off
+    by the dominated volume, more by a random augmented Chebyshev scalarisation.
     """
     fixed = {} if fixed is None else {name: value for name, value in fixed.items() if name in space}
     cube = Cube(space)
@@ -68,7 +68,12 @@ def suggest(
     if informative < START:
         point = _start(cube, avoid, fixed, seed=seed, number=number)
         return Suggestion({**cube.decode(point), **fixed}, {"how": "start"})
-    y = _loss(np.array([o.losses for o in history], float), rng)
+    losses = np.column_stack([warp.impute(column) for column in np.array([o.losses for o in history], float).T])
+    if 1 < losses.shape[1] <= pareto.MOST:
+        point, _ = pareto.propose(cube, known, losses, waiting, avoid=avoid, fixed=fixed, rng=rng)
+        why = {"how": "model", "model": "volume", "observations": len(losses)}
+        return Suggestion({**cube.decode(point), **fixed}, why)
+    y = losses[:, 0] if losses.shape[1] == 1 else _joined(losses, rng)
     rows = _thinned(y, MODEL_ON, rng)
     warping, length_mean = _MODELS[len(history) % len(_MODELS)] if len(y) >= ENSEMBLE_FROM else _MODELS[0]
     posterior = _model(cube, known[rows], warping(y[rows]), waiting, length_mean=length_mean, rng=rng)
@@ -100,11 +105,9 @@ def _start(cube: Cube, avoid: Array, fixed: Mapping[str, Any], *, seed: int, num
     return np.asarray(fresh(cube.hold(cube.from_uniform(tries), fixed), avoid)[0])
 
 
-def _loss(losses: Array, rng: Rng) -> Array:
-    """One loss per trial, shape (n,); several objectives weighted at random after scaling to [0, 1]."""
-    if losses.shape[1] == 1:
-        return warp.impute(losses[:, 0])
-    columns = np.column_stack([warp.half_rank(warp.impute(c)) for c in losses.T])
+def _joined(losses: Array, rng: Rng) -> Array:
+    """One loss per trial, shape (n,): the objectives scaled to [0, 1] and weighted at random (ParEGO, Knowles 2006)."""
+    columns = np.column_stack([warp.half_rank(c) for c in losses.T])
     scaled = (columns - columns.min(0)) / np.maximum(np.ptp(columns, axis=0), 1e-12)
     weights = rng.dirichlet(np.ones(losses.shape[1]))
     return np.asarray((weights * scaled).max(1) + 0.05 * scaled @ weights)
@@ -122,17 +125,10 @@ def _thinned(y: Array, most: int, rng: Rng) -> Index:
 def _model(
     cube: Cube, known: Array, target: Array, waiting: Array, *, length_mean: float | None, rng: Rng
 ) -> Posterior:
-    """The process given the finished trials, and the pending ones at their expected losses.
-
-    The latter is the kriging believer of Ginsbourger et al. (2010): where a trial is under way, nothing is to be gained.
-    """
+    """The process given the finished trials, and the pending ones as expected: there, nothing is to be gained."""
     subset = _thinned(target, FIT_ON, rng) if len(target) > FIT_ON else None
     posterior = fit(known, target, cube.group, length_mean=length_mean, subset=subset)
-    if not len(waiting):
-        return posterior
-    expected, _ = posterior.predict(waiting)
-    theta = np.r_[np.log(posterior.lengths), math.log(posterior.noise)]
-    return condition(np.vstack([known, waiting]), np.r_[target, expected], cube.group, theta)
+    return posterior.believing(waiting) if len(waiting) else posterior
 
 
 def _account(posterior: Posterior, point: Array, model: str, *, observations: int) -> dict[str, Any]:
