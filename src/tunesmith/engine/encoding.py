@@ -21,6 +21,8 @@ Index = NDArray[np.int64]
 Rng = np.random.Generator
 
 _HALF = math.sqrt(0.5)  # two different options are 1 apart, as the two ends of a scale are
+_LEAST = 1e-300  # what is not positive has no logarithm: it stands at the low end
+_ABSENT = object()  # the value of a parameter that a trial does not have
 _GRID = 10_000  # at most so many levels are listed; a finer grid is treated as continuous and rounded at the end
 
 
@@ -70,17 +72,12 @@ class Scale:
             self.points = (places - self.bottom) / self.span if self.span else np.zeros(1)
         self.count = len(self.points) or math.inf
 
-    def encode(self, value: Any) -> list[float]:
-        """The value's place; the middle when it is no number (the parameter was of another kind once)."""
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            return self.absent
-        number = math.log(max(value, 1e-300)) if self.log else float(value)
-        return [min(1.0, max(0.0, (number - self.bottom) / self.span)) if self.span else 0.0]
-
-    @property
-    def absent(self) -> list[float]:
-        """Where a trial without this parameter stands."""
-        return [0.5]
+    def encode(self, values: Sequence[Any]) -> Array:
+        """The values' places; the middle for what is no number (absent, or the parameter was of another kind once)."""
+        numbers = np.array([v if isinstance(v, int | float) else math.nan for v in values], float)
+        places = np.log(np.maximum(numbers, _LEAST)) if self.log else numbers
+        places = np.clip((places - self.bottom) / self.span, 0.0, 1.0) if self.span else np.zeros(len(places))
+        return np.where(np.isfinite(numbers), places, 0.5)[:, None]
 
     def decode(self, columns: Array) -> Any:
         """The value at the place."""
@@ -115,7 +112,8 @@ class Scale:
             stuck = here == there
             there[stuck] = np.clip(here[stuck] + np.where(step[stuck] > 0, 1, -1), 0, len(self.points) - 1)
             return np.asarray(self.points[there][:, None])
-        return (at + step)[:, None]
+        beyond = np.abs(at + step)  # reflected at the ends: clipped steps would crowd the corners
+        return (1.0 - np.abs(1.0 - beyond))[:, None]
 
     def _nearest(self, at: Array) -> Index:
         if len(self.points) == 1:
@@ -131,14 +129,10 @@ class Corners:
         self.options = dimension.options
         self.width = self.count = len(self.options)
 
-    def encode(self, value: Any) -> list[float]:
-        """One column set; none when the space does not know the value."""
-        return [_HALF * (o is value or (o == value and type(o) is type(value))) for o in self.options]
-
-    @property
-    def absent(self) -> list[float]:
-        """Where a trial without this parameter stands: equally far from every option."""
-        return [0.0] * self.width
+    def encode(self, values: Sequence[Any]) -> Array:
+        """One column set; none (equally far from every option) for what is absent or no option."""
+        rows = [[o is v or (o == v and type(o) is type(v)) for o in self.options] for v in values]
+        return _HALF * np.array(rows, float).reshape(len(values), self.width)
 
     def decode(self, columns: Array) -> Any:
         """The option whose column is the greatest."""
@@ -183,11 +177,10 @@ class Cube:
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> Array:
         """Parameters as points, shape (n, columns)."""
-        points = np.full((len(rows), self.columns), 0.5)
-        for name, scale, part in zip(self.names, self.scales, self.slices(), strict=True):
-            if rows:
-                points[:, part] = [scale.encode(row[name]) if name in row else scale.absent for row in rows]
-        return points
+        columns = [
+            s.encode([row.get(name, _ABSENT) for row in rows]) for name, s in zip(self.names, self.scales, strict=True)
+        ]
+        return np.hstack(columns) if columns else np.empty((len(rows), 0))
 
     def decode(self, point: Array) -> dict[str, Any]:
         """A point as parameters."""
@@ -213,7 +206,7 @@ class Cube:
             points = points.copy()
             for name, scale, part in zip(self.names, self.scales, self.slices(), strict=True):
                 if name in fixed:
-                    points[:, part] = scale.encode(fixed[name])
+                    points[:, part] = scale.encode([fixed[name]])
         return points
 
     def snap(self, points: Array) -> Array:
