@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tunesmith import __version__
-from tunesmith.cli import changing, giving, reading
+from tunesmith.cli import changing, giving, reading, script
 from tunesmith.errors import (
     RecordError,
     SearchFailedError,
@@ -36,7 +36,8 @@ app = typer.Typer(
 )
 for commands in (reading.commands, giving.commands, changing.commands):
     for name, command in commands.items():
-        app.command(name, no_args_is_help=False)(command)
+        app.command(name)(command)
+app.command("run", context_settings=script.settings)(script.run)
 
 
 def _version(asked: bool) -> None:
