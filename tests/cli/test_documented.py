@@ -31,7 +31,7 @@ def test_a_commands_options_are_documented(name):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_commands_section_names_no_option_that_it_has_not(name):
     known = {o for p in COMMANDS[name].params for o in p.opts}
-    assert set(re.findall(r"`(--[\w-]+)", section(name))) <= known
+    assert set(re.findall(r"`(--[a-z-]+)[ `]", section(name))) <= known  # a script's own are written otherwise
 
 
 def test_no_section_is_about_a_command_that_is_not():

@@ -219,6 +219,23 @@ def test_all_ranks_are_told_the_same_in_the_same_place(run, script, monkeypatch)
     assert len(study.trials[0].reports) == 40
 
 
+ELSEWHERE = """
+import socket
+line = socket.socket(socket.AF_UNIX); line.connect(os.environ["TUNESMITH_SOCKET"])
+line.sendall(json.dumps({"number": 1, "event": "begin", "rank": 0, "ranks": 1, "step": 0, "max_steps": 40, "epoch": 0,
+    "examples": 0, "saves": True, "output_dir": os.path.abspath("trainer_output")}).encode() + b"\\n")
+time.sleep(300)
+"""
+
+
+def test_a_trainer_that_writes_where_other_trials_do_ends_the_search_at_once(run, script, tmp_path):
+    done, study = search(run, script(ELSEWHERE))
+    assert done.code == 1
+    written = tmp_path / "trainer_output"
+    assert f"each trial writes to a directory of its own, and the script writes to {written}: give it" in done.err
+    assert len(study.trials) == 1
+
+
 def test_the_scripts_own_sitecustomize_is_loaded_too(run, script, tmp_path, monkeypatch):
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "sitecustomize.py").write_text("import builtins; builtins.MINE = 0.5")
