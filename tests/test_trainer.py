@@ -440,3 +440,19 @@ def test_a_killed_search_resumes_the_trial_from_its_checkpoint_with_the_same_res
     best = rest.stdout.splitlines()[-1]
     assert best.endswith("[1, 2, 1]")
     assert best.split()[:3] == whole.stdout.splitlines()[-1].split()[:3]
+
+
+def test_datasets_put_in_place_after_construction_are_used_in_trials(tmp_path):
+    sizes = []
+
+    class Spy(TrainerCallback):
+        def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+            sizes.append(len(train_dataloader.dataset))
+
+    trainer = tiny.make(Trainer, tmp_path, callbacks=[Spy()])
+    trainer.train_dataset = tiny.Points(48, 2)
+    trainer.eval_dataset = tiny.Points(32, 3)
+    search(trainer, n_trials=2)
+    search(trainer, n_trials=1)
+    assert sizes == [48] * 3
+    assert len(trainer.eval_dataset) == 32

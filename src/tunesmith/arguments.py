@@ -42,9 +42,7 @@ def fresh(arguments: Any, changes: Mapping[str, Any]) -> Any:
         else:
             changed = convert(head, value, _hints(type(arguments)).get(head, Any))
         setattr(result, head, changed)
-    if changes and _can_repeat_post_init(arguments):
-        result.__post_init__()
-    return result
+    return _derived(result, arguments) if changes else result
 
 
 def convert(name: str, value: Any, hint: Any) -> Any:
@@ -109,12 +107,18 @@ def _copy(arguments: Any) -> Any:
     return result
 
 
-def _can_repeat_post_init(arguments: Any) -> bool:
+def _derived(changed: Any, arguments: Any) -> Any:
+    """The arguments with what __post_init__ derives from the changed values; what it refuses of them is raised."""
+    derived = _copy(changed)
     try:
-        _copy(arguments).__post_init__()
-    except Exception:  # noqa: BLE001  a subclass's own checks; any refusal means the same
-        return False
-    return True
+        derived.__post_init__()
+    except Exception:
+        try:
+            _copy(arguments).__post_init__()
+        except Exception:  # noqa: BLE001  the class cannot bear a second time, whatever the values
+            return changed
+        raise
+    return derived
 
 
 def _hints(kind: type) -> dict[str, Any]:

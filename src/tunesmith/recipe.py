@@ -29,6 +29,8 @@ _OWN = {
     "is_fsdp_xla_enabled", "is_fsdp_xla_v1_enabled", "is_fsdp_xla_v2_enabled", "use_apex", "use_cpu_amp", "amp_dtype",
     "current_gradient_accumulation_steps", "is_tp_enabled", "neftune_noise_alpha", "train_dataset", "eval_dataset",
 }  # fmt: skip
+# of these the constructor must know what the user put in their place since: it prepares them, or is made with them
+_GIVEN_AGAIN = ("train_dataset", "eval_dataset", "model_init")
 _BARS = (ProgressCallback, PrinterCallback)
 
 
@@ -37,9 +39,13 @@ class Recording(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:  # noqa: D102  as of any class
         trainer = super().__call__(*args, **kwargs)
-        built = {k: v for k, v in vars(trainer).items() if k not in _OWN and not k.startswith("_")}
-        vars(trainer)[RECORD] = (args, kwargs, built)
+        vars(trainer)[RECORD] = (args, kwargs, _built(trainer))
         return trainer
+
+
+def _built(trainer: Trainer) -> dict[str, Any]:
+    """What the constructor left behind, by which later changes of the user's are known."""
+    return {k: v for k, v in vars(trainer).items() if k in _GIVEN_AGAIN or (k not in _OWN and not k.startswith("_"))}
 
 
 @dataclass
@@ -47,7 +53,7 @@ class Recipe:
     """How to make a Trainer like the user's: the constructor's keyword arguments, and what was changed since.
 
     `changed` holds attributes set after construction, `callbacks` all callbacks of the user's Trainer as they were at
-    the start of the search, `given` those that the constructor takes.
+    the start of the search, `given` those that the constructor takes. `recorded`: all that the constructor was given.
     """
 
     trainer: Trainer
@@ -55,6 +61,7 @@ class Recipe:
     changed: Mapping[str, Any]
     callbacks: list[TrainerCallback]
     given: list[Any]
+    recorded: Mapping[str, Any] | None = None
     weights: dict[str, torch.Tensor] | None = None
     frozen: dict[str, int] = field(default_factory=dict)
 
@@ -71,9 +78,9 @@ class Recipe:
                 for k, v in vars(trainer).items()
                 if k not in _OWN and not k.startswith("_") and (k not in built or built[k] is not v)
             }
-            for name in ("train_dataset", "eval_dataset"):  # replaced by the user, not prepared by a subclass
-                if name in given and vars(trainer).get(name) is None:
-                    given[name] = None
+            for name in _GIVEN_AGAIN:
+                if vars(trainer).get(name) is not built.get(name):
+                    given[name] = vars(trainer).get(name)
         else:
             given, changed = _by_names(trainer, signature), {}
         recipe = cls(
@@ -82,6 +89,7 @@ class Recipe:
             changed=changed,
             callbacks=list(trainer.callback_handler.callbacks),
             given=list(given.get("callbacks") or []),
+            recorded=None if recorded is None else dict(given),
         )
         if trainer.model_init is None:
             recipe._keep_model()
@@ -126,16 +134,15 @@ class Recipe:
         `fresh_callbacks`: copies of the callbacks as they were; else the user's own objects. `bars`: whether
         transformers' progress bars (or printed logs) are kept.
         """
-        record = vars(trainer).get(RECORD)
         copied = _Copier(self.trainer, self.kwargs) if fresh_callbacks else (lambda callback: callback)
         given = [copied(c) for c in self.given]
         vars(trainer).clear()
-        if record is not None:
-            vars(trainer)[RECORD] = record
         kwargs = {**self.kwargs, "args": args}
         if given:
             kwargs["callbacks"] = given
         type(trainer).__init__(trainer, **kwargs)
+        if self.recorded is not None:
+            vars(trainer)[RECORD] = ((), self.recorded, _built(trainer))
         for name, value in self.changed.items():
             setattr(trainer, name, value)
         self._settle_callbacks(trainer, copied)
@@ -164,7 +171,8 @@ def release(trainer: Trainer) -> None:
     accelerator = state.get("accelerator")
     if accelerator is not None:
         accelerator.free_memory()
-    for name in ("model", "model_wrapped", "optimizer", "lr_scheduler", "deepspeed"):
+    modules = [name for name, value in state.items() if isinstance(value, torch.nn.Module)]  # TRL's ref_model too
+    for name in {"model", "model_wrapped", "optimizer", "lr_scheduler", "deepspeed", *modules}:
         state[name] = None
     handler = state.get("callback_handler")
     for name in ("model", "optimizer", "lr_scheduler", "train_dataloader", "eval_dataloader"):

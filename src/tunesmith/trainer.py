@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,7 @@ class TrainerTask:
         self._trial_class = _in_trial(self.user_class, self)
         self._live: LiveTrial | None = None
         self._made: tuple[Any, Any] | None = None
+        self._datasets: dict[tuple[Any, ...], tuple[Any, Any, Any]] = {}
 
     def check(self) -> None:
         """Make a Trainer like the user's once, with the model at hand, so that one that cannot be is refused at once."""
@@ -201,6 +204,33 @@ class TrainerTask:
             _set_rng_state(rng)
         return model
 
+    def prepared(
+        self, dataset: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], prepare: Callable[..., Any]
+    ) -> Any:
+        """TRL's prepared dataset: tokenized once, and again only for a trial whose settings of TRL's own differ."""
+        if not hasattr(dataset, "__len__"):  # a stream
+            return prepare(dataset, *args, **kwargs)
+        which = (id(dataset), *[a for a in (*args, *kwargs.values()) if isinstance(a, str)])
+        key = [_preparing(a) for a in (*args, *kwargs.values())]
+        known = self._datasets.get(which)
+        if known is None or known[0] != key:
+            # what is known by its id must stay alive
+            self._datasets[which] = known = (key, prepare(dataset, *args, **kwargs), (dataset, args, kwargs))
+        return known[1]
+
+
+# whose preparation is a function of its arguments
+_PREPARING = {"trl.trainer.sft_trainer", "trl.trainer.dpo_trainer", "trl.trainer.reward_trainer"}
+
+
+def _preparing(argument: Any) -> Any:
+    """What of an argument can change how TRL prepares a dataset: no number but a whole one, of transformers the seed."""
+    if isinstance(argument, transformers.TrainingArguments):
+        names = {f.name for f in fields(argument)} - {f.name for f in fields(transformers.TrainingArguments)}
+        names |= {"seed"} if getattr(argument, "shuffle_dataset", False) else set()
+        return {n: repr(v) for n, v in vars(argument).items() if n in names and not isinstance(v, float)}
+    return argument if isinstance(argument, bool | int | str | None) else id(argument)
+
 
 class _Watch(TrainerCallback):
     """Ends training at the next step, with a checkpoint, when the study wants to pause."""
@@ -237,7 +267,15 @@ def _in_trial(cls: type, task: TrainerTask) -> type:
                 step = self.state.global_step
                 task.live.save_checkpoint(str(task.live.directory / f"checkpoint-{step}"), step)
 
-    InTrial.__name__, InTrial.__qualname__, InTrial.__module__ = cls.__name__, cls.__qualname__, cls.__module__
+    kind: Any = InTrial
+    original = getattr(cls, "_prepare_dataset", None)
+    if original is not None and original.__module__ in _PREPARING:
+
+        def prepare(trainer: Any, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+            return task.prepared(dataset, args, kwargs, partial(original, trainer))
+
+        kind._prepare_dataset = prepare  # noqa: SLF001
+    kind.__name__, kind.__qualname__, kind.__module__ = cls.__name__, cls.__qualname__, cls.__module__
     return InTrial
 
 

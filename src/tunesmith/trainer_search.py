@@ -40,7 +40,9 @@ def tunable(cls: type[transformers.Trainer]) -> type[transformers.Trainer]:
     """A subclass of any Trainer class that records its constructor's arguments and has our `hyperparameter_search`."""
     if isinstance(cls, Recording):
         return cls
-    return Recording(
+    own: type = type(cls)  # sentence-transformers' classes have a metaclass, ours goes before it
+    kind = Recording if issubclass(Recording, own) else type("Recording", (Recording, own), {})
+    made: type[transformers.Trainer] = kind(
         cls.__name__,
         (cls,),
         {
@@ -49,6 +51,7 @@ def tunable(cls: type[transformers.Trainer]) -> type[transformers.Trainer]:
             "hyperparameter_search": Trainer.hyperparameter_search,
         },
     )
+    return made
 
 
 def hyperparameter_search(
