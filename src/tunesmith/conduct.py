@@ -19,6 +19,7 @@ from tunesmith.report.page import write_report
 from tunesmith.report.progress import Progress
 from tunesmith.runners import Outcome, Runner
 from tunesmith.runners.inline import InlineRunner
+from tunesmith.runners.ranks import Ranks
 from tunesmith.runners.workers import WorkersRunner
 from tunesmith.space import parse_space
 from tunesmith.study import Memory, Resume, Study, open_study
@@ -197,6 +198,14 @@ def search(
     )
     if enqueue and static is not None:
         _check_enqueued(enqueue, static)
+    ranks = Ranks.here()
+    if ranks is not None:
+        if workers is not None:
+            raise SettingError(
+                f"workers must be None under torchrun, got {workers!r}: a trial runs on all {ranks.group.size} ranks; "
+                "start the script without torchrun to have workers"
+            )
+        return ranks.run(task, lambda runner: conduct(plan, runner), trial_timeout=trial_timeout)
     if workers is None:
         return conduct(plan, InlineRunner(task))
     runner = WorkersRunner(

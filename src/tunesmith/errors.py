@@ -7,6 +7,7 @@ TunesmithError
 ├── MissingDependencyError (RuntimeError)  an optional package that is not installed
 ├── StudyChangedError (ValueError)     a study of that name exists with another space or other directions
 ├── StudyLockedError (RuntimeError)    another process is driving the study
+├── RankLostError (RuntimeError)       a rank of a distributed job has died, or did not come
 ├── SearchFailedError (RuntimeError)   the search was ended because its trials fail
 ├── UserFunctionError (RuntimeError)   hp_space or compute_objective raised: a bug, not a failed trial
 ├── ServiceError (ConnectionError)     a service that proposes trials refuses, or cannot be reached
@@ -45,6 +46,10 @@ class StudyChangedError(TunesmithError, ValueError):
 
 class StudyLockedError(TunesmithError, RuntimeError):
     """Another process is driving the study."""
+
+
+class RankLostError(TunesmithError, RuntimeError):
+    """A rank of a distributed job has died, or did not begin the search."""
 
 
 class SearchFailedError(TunesmithError, RuntimeError):

@@ -239,6 +239,8 @@ class Loop:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if self._signal is not None:
+            return  # Slurm, torchrun and other ranks repeat themselves
         self._signal = number
         self.stop_reason = f"interrupted: {signal.Signals(number).name}"
         self.notify("on_message", f"{self.stop_reason}; finishing what must be recorded (Ctrl-C again: stop now)")

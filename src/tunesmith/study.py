@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,11 +24,28 @@ if TYPE_CHECKING:
 Resume = Literal["auto"] | bool
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """A study's record as it was at one moment, for processes that do not have its file."""
+
+    path: Path
+    info: StudyInfo
+    found: tuple[Trial, ...]
+
+    def trials(self) -> tuple[Trial, ...]:
+        """All trials in order of their numbers."""
+        return self.found
+
+
 class Study:
     """One search: its trials and what follows from them. Reading is safe while another process runs it."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record | Snapshot) -> None:
         self._record = record
+
+    def __reduce__(self) -> tuple[type[Study], tuple[Snapshot]]:
+        """Elsewhere it is what it was when it was pickled."""
+        return Study, (Snapshot(self._record.path, self.info, self.trials),)
 
     def __repr__(self) -> str:
         done = sum(t.state.finished for t in self.trials)
@@ -35,7 +53,11 @@ class Study:
 
     @property
     def record(self) -> Record:
-        """The store behind this study."""
+        """The store behind this study. Raises TunesmithError for a study that came from another process."""
+        if isinstance(self._record, Snapshot):
+            raise TunesmithError(
+                f"the record of a study is open where it runs; load_study({str(self.directory)!r}) reads it"
+            )
         return self._record
 
     @property
