@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
 import weakref
 from pathlib import Path
@@ -23,6 +24,7 @@ from transformers.trainer_utils import BestRun
 
 import tunesmith
 from tunesmith import Trainer
+from tunesmith.checkpoints import expected_size
 from tunesmith.errors import ModelNotSavedError, SettingError, UserFunctionError
 from tunesmith.trial import TrialState
 
@@ -153,6 +155,57 @@ def test_a_callback_added_and_one_removed_after_construction_are_so_in_trials(tm
     assert ENDS == [1, 2] * 2
 
 
+def small_gpt2():
+    return transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=10, n_embd=8, n_layer=1, n_head=1, n_positions=8)
+    )
+
+
+def test_gradient_checkpointing_and_hooks_are_those_of_the_trial_also_on_a_model_that_all_share(tmp_path):
+    seen = []
+
+    class Spy(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, **kwargs):
+            hooks = len(model.get_input_embeddings()._forward_hooks)
+            seen.append((model.is_gradient_checkpointing, hooks, model.config.use_cache))
+            model.config.use_cache = False
+            if state.trial_name == "run-0":
+                raise RuntimeError("after NEFTune's hook was set")
+
+    rows = [{"input_ids": torch.arange(8), "labels": torch.arange(8)} for _ in range(32)]
+    trainer = tunesmith.tunable(transformers.Trainer)(
+        model=small_gpt2(),
+        args=tiny.arguments(tmp_path, num_train_epochs=1),
+        train_dataset=rows,
+        eval_dataset=rows[:8],
+        callbacks=[Spy()],
+    )
+
+    def space(trial):
+        on = trial.suggest_categorical("on", [True, False])
+        chosen = {"gradient_checkpointing": on, **rates(trial)}
+        return {**chosen, "neftune_noise_alpha": 5.0} if trial.number == 0 else chosen
+
+    enqueue = [{"on": True}, {"on": False}, {"on": True}]
+    search(trainer, space, enqueue=enqueue)
+    # checkpointing itself sets a hook and turns the cache off
+    assert [s[:2] for s in seen] == [(True, seen[2][1] + 1), (False, 0), (True, seen[2][1])]
+    assert seen[1][2] is True
+
+
+def test_after_a_timeout_in_the_first_trial_the_model_is_that_trials(tmp_path):
+    class Slow(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            time.sleep(0.02)
+
+    trainer = tiny.make(Trainer, tmp_path, num_train_epochs=500, callbacks=[Slow()])
+    with pytest.warns(UserWarning, match="no trial has completed: 1 paused"):
+        best = search(trainer, timeout=2)
+    assert (best.run_id, best.run_summary.trials[0].state) == ("0", TrialState.PAUSED)
+    loaded = tiny.TinyModel.from_pretrained(best.run_summary.checkpoint(best.run_summary.trials[0]))
+    assert torch.equal(trainer.model.inner.weight.cpu(), loaded.inner.weight)
+
+
 def test_conditional_parameters_do_not_persist(tmp_path):
     decays = []
 
@@ -272,7 +325,15 @@ def test_a_value_that_cannot_be_is_an_error_before_the_first_trial(tmp_path):
     def space(trial):
         return {"per_device_train_batch_size": trial.suggest_float("per_device_train_batch_size", 1.1, 1.9)}
 
-    with pytest.raises(SettingError, match="per_device_train_batch_size must be int"):
+    with pytest.raises(SettingError, match=r"got .*: per_device_train_batch_size must be int"):
+        search(tiny.make(Trainer, tmp_path), space)
+
+
+def test_a_value_that_transformers_refuses_is_an_error_before_the_first_trial(tmp_path):
+    def space(trial):
+        return {"lr_scheduler_type": trial.suggest_categorical("lr_scheduler_type", ["cosinus"])}
+
+    with pytest.raises(SettingError, match=r"got .'lr_scheduler_type': 'cosinus'.: cosinus is not a valid"):
         search(tiny.make(Trainer, tmp_path), space)
 
 
@@ -353,6 +414,19 @@ def test_a_disk_that_the_search_will_outgrow_is_pointed_out_once(tmp_path):
     assert sum("GB more" in str(w.message) for w in warned) == 1
 
 
+def test_the_disk_is_projected_from_the_model_and_the_save_settings(tmp_path):
+    weights = sum(p.numel() for p in tiny.model_init().parameters()) * 4
+
+    def expected(**settings):
+        return expected_size(tiny.make(Trainer, tmp_path, **settings))
+
+    assert expected(num_train_epochs=3) == 3 * 3 * weights  # weights and two numbers of Adam's for each, three times
+    assert expected(num_train_epochs=3, save_total_limit=1) == 3 * weights
+    assert expected(save_only_model=True) == 2 * weights
+    assert expected(save_strategy="steps", save_steps=4) == 4 * 3 * weights
+    assert expected(save_strategy="no") == 0
+
+
 def test_a_second_search_in_the_same_output_dir_has_a_folder_of_its_own(tmp_path):
     first = search(tiny.make(Trainer, tmp_path), n_trials=1).run_summary
     second = search(tiny.make(Trainer, tmp_path), n_trials=1).run_summary
@@ -384,6 +458,8 @@ def test_the_first_trial_is_the_users_own_setting_when_it_lies_in_the_space(tmp_
     [
         ({"backend": "nevergrad"}, ValueError, "one of tunesmith, optuna"),
         ({"n_jobs": 4}, ValueError, "n_jobs must be 1"),
+        ({"n_trails": 4}, ValueError, "unknown setting 'n_trails': backend 'tunesmith' takes pruner"),
+        ({"backend": "optuna", "sampelr": 4}, ValueError, "did you mean 'sampler'?"),
         ({"keep_checkpoints": 0}, ValueError, "keep_checkpoints"),
         ({"direction": ["minimize", "minimize"]}, ValueError, "compute_objective"),
     ],

@@ -22,6 +22,11 @@ _INCIDENTAL = {
     "disable_tqdm", "log_level", "log_level_replica", "logging_first_step", "overwrite_output_dir",
     "resume_from_checkpoint", "ddp_timeout", "hub_model_id", "push_to_hub", "trackio_space_id", "project",
 }  # fmt: skip
+# where transformers 5 knows the new name, it lets that one decide
+_RENAMED = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+}
 
 
 def fresh(arguments: Any, changes: Mapping[str, Any]) -> Any:
@@ -42,6 +47,9 @@ def fresh(arguments: Any, changes: Mapping[str, Any]) -> Any:
         else:
             changed = convert(head, value, _hints(type(arguments)).get(head, Any))
         setattr(result, head, changed)
+    for old, new in _RENAMED.items():
+        if old in changes and new not in changes and hasattr(result, new):
+            setattr(result, new, getattr(result, old))
     return _derived(result, arguments) if changes else result
 
 

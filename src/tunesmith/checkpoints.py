@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tunesmith.errors import SettingError
 from tunesmith.study import Study
@@ -77,9 +78,15 @@ def prune_disk(study: Study, keep: Keep) -> list[Path]:
 class DiskWatch:
     """An observer of a search that removes checkpoints that are torn or beyond `keep`, and warns of a disk too small."""
 
-    def __init__(self, keep: Keep) -> None:
+    def __init__(self, keep: Keep, expected: int = 0) -> None:
+        """`expected` bytes are what a trial is expected to leave behind, until one has."""
         self._keep = keep
+        self._expected = expected
         self._warned = False
+
+    def on_search_start(self, study: Study, n_trials: int | None) -> None:
+        """Before the first trial: what the checkpoints will need, by the model's size."""
+        self._project(study, n_trials, self._expected)
 
     def on_trial_start(self, study: Study, trial: Trial) -> None:
         """A trial begins, or goes on from its last whole checkpoint."""
@@ -87,20 +94,54 @@ class DiskWatch:
 
     def on_trial_end(self, study: Study, trial: Trial) -> None:
         """A trial has ended: its checkpoints are among those that are kept, or not."""
-        self._project(study, trial)
+        if trial.state is TrialState.COMPLETE:
+            self._project(study, study.info.settings.get("n_trials"), size([study.run_directory(trial.number)]))
         prune_disk(study, self._keep)
 
-    def _project(self, study: Study, trial: Trial) -> None:
-        """Warn, once, when the trials to come will not fit the disk if each leaves what this one did."""
-        total = study.info.settings.get("n_trials")
-        if self._keep is not None or self._warned or total is None or trial.state is not TrialState.COMPLETE:
+    def _project(self, study: Study, n_trials: int | None, each: int) -> None:
+        """Warn, once, when the trials to come will not fit the disk if each leaves so many bytes."""
+        if self._keep is not None or self._warned or n_trials is None:
             return
-        to_come = total - sum(t.state.finished for t in study.trials)
-        left_behind = size([study.run_directory(trial.number)])
-        short = shortage(study.directory, left_behind * max(0, to_come))
+        to_come = n_trials - sum(t.state.finished for t in study.trials)
+        short = shortage(study.directory, each * max(0, to_come))
         if short is not None:
             self._warned = True
             warnings.warn(short, UserWarning, stacklevel=2)
+
+
+def expected_size(trainer: Any) -> int:
+    """Bytes of checkpoints that one trial will leave by the Trainer's save settings, about.
+
+    A checkpoint holds the weights (of a PEFT model the adapters') and, unless `save_only_model`, the optimizer's state:
+    for Adam and its kin two numbers for each trained parameter.
+    """
+    args, model = trainer.args, trainer.model
+    strategy = str(getattr(args.save_strategy, "value", args.save_strategy))
+    if strategy == "no" or model is None:
+        return 0
+    trained: int = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    whole_model: int = sum(p.numel() * p.element_size() for p in model.parameters())
+    weights = trained if hasattr(model, "peft_config") else whole_model
+    optimizer = str(getattr(args.optim, "value", args.optim))
+    state = 0 if args.save_only_model or "adam" not in optimizer else trained // (4 if "8bit" in optimizer else 1) * 2
+    return (weights + state) * _checkpoints_of_a_trial(trainer, strategy)
+
+
+def _checkpoints_of_a_trial(trainer: Any, strategy: str) -> int:
+    args = trainer.args
+    steps: int = args.max_steps
+    epochs = math.ceil(args.num_train_epochs)
+    if steps <= 0 and hasattr(trainer.train_dataset, "__len__"):
+        steps = epochs * max(
+            1, len(trainer.train_dataset) // (args.train_batch_size * args.gradient_accumulation_steps)
+        )
+    saves = 1
+    if strategy == "epoch":
+        saves = epochs
+    elif strategy == "steps" and steps > 0:
+        saves = math.ceil(steps / (args.save_steps if args.save_steps >= 1 else args.save_steps * steps))
+    limit: int | None = args.save_total_limit
+    return saves if limit is None else min(saves, max(limit, 2 if args.load_best_model_at_end else 1))
 
 
 def _ranked(study: Study) -> list[Trial]:

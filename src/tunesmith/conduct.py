@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tunesmith.backends import Setting, backend_class
+from tunesmith.backends import Setting, backend_class, check_options
 from tunesmith.errors import SettingError
 from tunesmith.loop import Budget, Loop
 from tunesmith.report.page import write_report
@@ -67,7 +67,7 @@ class Plan:
         for params in self.enqueue:
             if not isinstance(params, Mapping):
                 raise SettingError(f"enqueue must be a list of dicts of parameters, got {params!r}")
-        backend_class(self.backend)
+        check_options(self.backend, self.options)
 
 
 def conduct(plan: Plan, runner: Runner, *, prepare: Callable[[Study], None] | None = None) -> Study:

@@ -15,6 +15,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 
 from tunesmith.backends import Backend, Proposal
+from tunesmith.coverage import Coverage
 from tunesmith.errors import SearchFailedError
 from tunesmith.runners import Ended, Outcome, Runner
 from tunesmith.study import Study
@@ -67,12 +68,13 @@ class Loop:
         self._deadline = None if budget.timeout is None else time.monotonic() + budget.timeout
         self._running: dict[int, _DriverLink] = {}
         self._signal: int | None = None
+        self._coverage = Coverage(study.trials)
         self._failures: list[Trial] = [t for t in study.trials if t.state is TrialState.FAILED]
 
     # -- the search ----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Run until the budget is spent, the timeout is over, or somebody asks to stop.
+        """Run until the budget is spent, every point has been tried, the timeout is over, or somebody asks to stop.
 
         Raises SearchFailedError when the search is hopeless, KeyboardInterrupt or SystemExit after an interrupt (with
         everything recorded), and what a bug in the user's own functions raised.
@@ -137,6 +139,8 @@ class Loop:
         if self.budget.n_trials is not None and used >= self.budget.n_trials:
             return False
         ready = next((t for t in trials if t.state in (TrialState.PAUSED, TrialState.WAITING)), None)
+        if ready is None and self._nothing_new():
+            return False
         number = ready.number if ready is not None else self.record.add_waiting({})
         self._failures = [t for t in self._failures if t.number != number]  # tried again, by somebody's request
         trial = ready if ready is not None else self.record.trial(number)
@@ -166,6 +170,15 @@ class Loop:
         )
         return True
 
+    def _nothing_new(self) -> bool:
+        """Whether every point of a finite space has been tried, or is being tried."""
+        for number in self._running:
+            self._coverage.add(self.record.trial(number))
+        points = self._coverage.points
+        if points is not None and not self._running:
+            self.notify("on_message", f"the search ends: all {points} points of its space have been tried")
+        return points is not None
+
     # -- ending --------------------------------------------------------------------------------------------------
 
     def _finish(self, ended: Ended) -> None:
@@ -194,6 +207,7 @@ class Loop:
             checkpoint=outcome.checkpoint,
         )
         self.backend.tell(trial)
+        self._coverage.add(trial)
         self.notify("on_trial_end", trial)
         if trial.state is TrialState.FAILED:
             self._failures.append(trial)

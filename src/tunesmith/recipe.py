@@ -64,6 +64,7 @@ class Recipe:
     recorded: Mapping[str, Any] | None = None
     weights: dict[str, torch.Tensor] | None = None
     frozen: dict[str, int] = field(default_factory=dict)
+    modules: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, trainer: Trainer) -> Recipe:
@@ -108,6 +109,7 @@ class Recipe:
         buffers = {n for n, _ in model.named_buffers()}
         state = model.state_dict(keep_vars=True)
         self.weights = {n: t.detach().cpu().clone() for n, t in state.items() if n in trained | buffers}
+        self.modules = {name: _plain(module) for name, module in model.named_modules()}
         self.frozen = {n: p._version for n, p in model.named_parameters() if n not in trained}  # noqa: SLF001
 
     def restore_weights(self) -> None:
@@ -115,6 +117,9 @@ class Recipe:
         if self.weights is None:
             return
         model = self.kwargs["model"]
+        for name, module in model.named_modules():
+            if name in self.modules:
+                _set_plain(module, self.modules[name])
         for name, parameter in model.named_parameters():
             parameter.grad = None
             if name in self.frozen:
@@ -163,6 +168,28 @@ class Recipe:
             if missing[type(original)] > 0:
                 missing[type(original)] -= 1
                 trainer.add_callback(copied(original))
+
+
+_TENSORS = {"_parameters", "_buffers", "_modules"}
+
+
+def _plain(module: torch.nn.Module) -> dict[str, Any]:
+    """What a module holds beside its tensors: hooks, whether activations are checkpointed, a wrapped forward."""
+    state = {k: copy.copy(v) if isinstance(v, dict) else v for k, v in vars(module).items() if k not in _TENSORS}
+    config: Any = getattr(module, "config", None)
+    if hasattr(config, "use_cache"):
+        state["config.use_cache"] = config.use_cache
+    return state
+
+
+def _set_plain(module: torch.nn.Module, state: Mapping[str, Any]) -> None:
+    for name in set(vars(module)) - _TENSORS - set(state):
+        del vars(module)[name]
+    for name, value in state.items():
+        if name == "config.use_cache":
+            module.config.use_cache = value
+        else:
+            vars(module)[name] = copy.copy(value) if isinstance(value, dict) else value
 
 
 def release(trainer: Trainer) -> None:

@@ -23,7 +23,7 @@ from tunesmith.recipe import Recording
 from tunesmith.runners.inline import InlineRunner
 from tunesmith.study import Resume, Study
 from tunesmith.trainer import TrainerTask
-from tunesmith.trial import contains, signs
+from tunesmith.trial import Trial, contains, signs
 
 Bests: TypeAlias = "BestRun | list[BestRun]"
 
@@ -122,6 +122,7 @@ def hyperparameter_search(
     probe = Probe.of(function)
     _check_names(probe, trainer, strict=strict)
     sampled = {n: d[0] for n, d in probe.distributions.items()}
+    expected = checkpoints.expected_size(trainer)
     plan = Plan(
         directions=objective.directions,
         backend=name,
@@ -138,7 +139,7 @@ def hyperparameter_search(
         space=function.static,
         enqueue=[*_current(trainer, sampled, options), *enqueue],
         budget=Budget(n_trials, timeout, max_failures, max_retries),
-        callbacks=[checkpoints.DiskWatch(checkpoints.checked_keep(keep_checkpoints)), *callbacks],
+        callbacks=[checkpoints.DiskWatch(checkpoints.checked_keep(keep_checkpoints), expected), *callbacks],
         progress=progress,
         prune_metric=prune_metric,
         compare_at=compare_at,
@@ -151,7 +152,7 @@ def hyperparameter_search(
         with _without_bars() if progress else nullcontext():
             conduct(plan, InlineRunner(task), prepare=opened.append)
     finally:  # also after a failure or Ctrl-C: the best so far is in hand
-        best = next(iter(opened[0].best_trials), None) if opened else None
+        best = _best(opened[0]) if opened else None
         task.give_back(best, None if best is None else opened[0].checkpoint(best))
     return _result(opened[0])
 
@@ -169,19 +170,24 @@ def _without_bars() -> Iterator[None]:
         transformers.utils.logging.enable_progress_bar()
 
 
-def _result(study: Study) -> Bests:
+def _best(study: Study) -> Trial | None:
+    """The best trial; when none has completed, the one that got farthest down (or up) by its last report."""
     if study.best_trials:
-        runs = [BestRun(str(t.number), _objective_of(t.values), dict(t.params), study) for t in study.best_trials]
-        return runs if len(study.directions) > 1 else runs[0]
-    warnings.warn(f"no trial has completed: {study.summary()}", UserWarning, stacklevel=3)
+        return study.best_trials[0]
     partial = [t for t in study.trials if t.reports and all(math.isfinite(v) for v in t.reports[-1].values)]
-    if not partial:
-        nothing = BestRun("none", float("nan"), {}, study)
-        return [nothing] if len(study.directions) > 1 else nothing
     sign = signs(study.directions)[0]
-    best = min(partial, key=lambda t: sign * t.reports[-1].values[0])
-    run = BestRun(str(best.number), _objective_of(best.reports[-1].values), dict(best.params), study)
-    return [run] if len(study.directions) > 1 else run
+    return min(partial, key=lambda t: sign * t.reports[-1].values[0], default=None)
+
+
+def _result(study: Study) -> Bests:
+    found, best = list(study.best_trials), _best(study)
+    if not found:
+        warnings.warn(f"no trial has completed: {study.summary()}", UserWarning, stacklevel=3)
+        found = [] if best is None else [best]
+    runs = [
+        BestRun(str(t.number), _objective_of(t.values or t.reports[-1].values), dict(t.params), study) for t in found
+    ] or [BestRun("none", float("nan"), {}, study)]
+    return runs if len(study.directions) > 1 else runs[0]
 
 
 def _check_place(trainer: transformers.Trainer, options: Mapping[str, Any]) -> None:
@@ -198,16 +204,27 @@ def _check_place(trainer: transformers.Trainer, options: Mapping[str, Any]) -> N
 
 def _check_names(probe: Probe, trainer: transformers.Trainer, *, strict: bool) -> None:
     """Every hyperparameter takes effect, or is reported before the first trial."""
+    overruled: dict[str, Any] = {}
     for values in probe.values:
-        arguments.fresh(trainer.args, {k: v for k, v in values.items() if hasattr(trainer.args, k.partition(".")[0])})
+        known = {k: v for k, v in values.items() if hasattr(trainer.args, k.partition(".")[0])}
+        try:
+            found = arguments.fresh(trainer.args, known)
+        except ValueError as error:
+            raise SettingError(f"hyperparameters must be what TrainingArguments takes, got {known}: {error}") from error
+        overruled |= {k: v for k, v in known.items() if isinstance(v, int | float) and getattr(found, k, v) != v}
+    messages = [
+        f"hyperparameters must take effect, and TrainingArguments does not keep {name}={value!r}"
+        for name, value in overruled.items()
+    ]
     unknown = arguments.unknown_names(probe.names, trainer.args, trainer, trainer.model_init)
     if unknown:
         listed = ", ".join(f"{n!r}" + (f" (did you mean {near!r}?)" if near else "") for n, near in unknown.items())
-        message = (
+        messages.append(
             f"hyperparameters must be read by TrainingArguments, the Trainer or model_init, and nothing reads {listed}"
         )
-        if strict:
-            raise SettingError(message)
+    if messages and strict:
+        raise SettingError("; ".join(messages))
+    for message in messages:
         warnings.warn(message, UserWarning, stacklevel=3)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -10,7 +12,7 @@ from typing import Any, Protocol
 
 from optuna.distributions import BaseDistribution
 
-from tunesmith.errors import MissingDependencyError, UnknownBackendError
+from tunesmith.errors import MissingDependencyError, SettingError, UnknownBackendError
 from tunesmith.trial import Decision, Params, Space, Trial
 
 
@@ -103,3 +105,16 @@ def backend_class(name: str) -> Callable[..., Backend]:
         if entry.name == name:
             return entry.load()  # type: ignore[no-any-return]
     raise UnknownBackendError(f"unknown backend {name!r}: one of {', '.join(known_backends())}")
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raise what `backend_class` raises, and SettingError for an option that the backend does not take."""
+    parameters = [*inspect.signature(backend_class(name)).parameters.values()][1:]
+    known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    unknown = [o for o in options if o not in known]
+    if unknown and len(known) == len(parameters):
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        raise SettingError(
+            f"unknown setting {unknown[0]!r}: backend {name!r} takes {', '.join(known) or 'no options'}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+        )
