@@ -167,8 +167,7 @@ def test_gradient_checkpointing_and_hooks_are_those_of_the_trial_also_on_a_model
     class Spy(TrainerCallback):
         def on_train_begin(self, args, state, control, model=None, **kwargs):
             hooks = len(model.get_input_embeddings()._forward_hooks)
-            seen.append((model.is_gradient_checkpointing, hooks, model.config.use_cache))
-            model.config.use_cache = False
+            seen.append((model.is_gradient_checkpointing, hooks))
             if state.trial_name == "run-0":
                 raise RuntimeError("after NEFTune's hook was set")
 
@@ -188,9 +187,8 @@ def test_gradient_checkpointing_and_hooks_are_those_of_the_trial_also_on_a_model
 
     enqueue = [{"on": True}, {"on": False}, {"on": True}]
     search(trainer, space, enqueue=enqueue)
-    # checkpointing itself sets a hook and turns the cache off
-    assert [s[:2] for s in seen] == [(True, seen[2][1] + 1), (False, 0), (True, seen[2][1])]
-    assert seen[1][2] is True
+    # checkpointing itself sets a hook
+    assert seen == [(True, seen[2][1] + 1), (False, 0), (True, seen[2][1])]
 
 
 def test_after_a_timeout_in_the_first_trial_the_model_is_that_trials(tmp_path):
@@ -444,7 +442,7 @@ def test_what_subclasses_and_callbacks_expect_during_a_trial(tmp_path):
 
     trainer = tiny.make(Trainer, tmp_path, callbacks=[Spy()], num_train_epochs=1)
     best = search(trainer, n_trials=2, hp_name=lambda trial: f"mine-{trial.number}")
-    assert [s[:2] for s in seen] == [(True, "mine-0"), (True, "mine-1")]
+    assert seen == [(True, "mine-0"), (True, "mine-1")]
     assert seen[1][2] == dict(best.run_summary.trials[1].params)
 
 
