@@ -9,7 +9,7 @@ from scipy.optimize import check_grad
 
 from tunesmith.engine import warp
 from tunesmith.engine.acquire import log_improvement
-from tunesmith.engine.gp import Posterior, _grouped_squares, _negative_log_posterior, condition, fit
+from tunesmith.engine.gp import Posterior, Prior, _mode, condition, fit, mode, negative_log_posterior
 
 GROUP = np.array([0, 1, 1])
 
@@ -22,13 +22,9 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_gradient_is_that_of_the_value() -> None:
     points, y = data()
-    squares = _grouped_squares(points, GROUP, 2)
+    cost = negative_log_posterior(points, y, GROUP, prior=Prior(0.5, -5.0))
     for theta in (np.array([0.1, 0.5, -3.0]), np.array([-1.0, 2.0, -6.0])):
-        error = check_grad(
-            lambda t: _negative_log_posterior(t, squares, y, 0.5)[0],
-            lambda t: _negative_log_posterior(t, squares, y, 0.5)[1],
-            theta,
-        )
+        error = check_grad(lambda t: cost(t)[0], lambda t: cost(t)[1], theta)
         assert error < 1e-4
 
 
@@ -75,3 +71,20 @@ def test_warping_keeps_the_order_and_standardises(warping) -> None:
     assert warped.mean() == pytest.approx(0, abs=1e-9)
     assert warped.std() == pytest.approx(1)
     assert np.isfinite(warping(np.ones(5))).all()
+
+
+def test_a_process_that_believes_its_mean_keeps_it_and_is_sure_there() -> None:
+    points, y = data()
+    posterior = fit(points, y, GROUP)
+    new, at = np.random.default_rng(3).random((2, 4, 3))
+    believing = posterior.believing(new)
+    assert np.allclose(believing.predict(at)[0], posterior.predict(at)[0])
+    assert (believing.predict(at)[1] < posterior.predict(at)[1]).all()
+    assert believing.predict(new)[1].max() < 1e-5
+
+
+def test_the_mode_does_not_depend_on_what_was_asked_before() -> None:
+    points, y = data()
+    first = mode(points, y, GROUP)
+    _mode.cache_clear()
+    assert (mode(points, y, GROUP) == first).all()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
+from tunesmith.record import StudyInfo
+from tunesmith.study import Study
 from tunesmith.trial import Report, Trial, TrialState
 
 
@@ -25,7 +28,18 @@ def trial(number, state=TrialState.COMPLETE, **changes):
     return Trial(number, state, **settings)
 
 
-def study(trials, name="s", directions=("minimize",), best=None):
-    done = [t for t in trials if t.values]
-    chosen = tuple(sorted(done, key=lambda t: t.values)[:1]) if best is None else tuple(best)
-    return SimpleNamespace(trials=tuple(trials), name=name, directions=directions, best_trials=chosen)
+def study(trials, name="s", directions=("minimize",), best=None, **settings):
+    """A study that is not in a file; `best` instead of those that are."""
+    info = StudyInfo(name, tuple(directions), seed=0, created=0.0, version=1, settings=settings)
+    record = SimpleNamespace(trials=lambda: tuple(trials), info=info, path=Path("nowhere/study.sqlite"))
+    return Study(record) if best is None else WithBest(record, tuple(best))
+
+
+class WithBest(Study):
+    def __init__(self, record, best):
+        super().__init__(record)
+        self._best = best
+
+    @property
+    def best_trials(self):
+        return self._best

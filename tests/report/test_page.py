@@ -9,15 +9,18 @@ import json
 import math
 import re
 import threading
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 from browser import dom
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.distributions import FloatDistribution
 from report_fakes import study, trial
 
 from tunesmith.report.data import report_data
+from tunesmith.report.model_data import model_data
 from tunesmith.report.page import island, render, write_report
 from tunesmith.trial import Report, TrialState
 
@@ -127,7 +130,7 @@ def test_numbers_that_json_has_not_are_texts():
 def test_the_settings_of_the_best_trial_keep_all_digits():
     params = {"lr": 0.1 + 0.2, "kind": None, "name'": "a\nb"}
     data = report_data(study([trial(0, params=params)]))
-    assert eval(data["settings"]) == params
+    assert eval(data["settings"]["Python"]) == params
 
 
 def test_choices_are_rows_of_places_and_keep_the_order_of_the_space():
@@ -178,12 +181,66 @@ def test_a_browser_draws_every_chart_and_every_trial(tmp_path):
     page = Elements(html)
     charts = [a["aria-label"] for _, a in page.found if a.get("role") == "img"]
     assert sorted(label.split(":")[0] for label in charts) == [
-        "Pareto front", "kind", "lr", "objective 0", "objective 0, minimize", "objective 1, maximize",
+        "Pareto front", "kind", "lr", "objective 0", "objective 0, minimize", "objective 1, maximize", "timeline",
     ]  # fmt: skip
-    assert sum(tag == "canvas" for tag, _ in page.found) == len(charts)
+    assert sum(tag == "canvas" for tag, _ in page.found) == len(charts) - 1  # the timeline is no chart of uPlot's
     assert sum("data-trial" in attrs for _, attrs in page.found) == len(trials)
     assert "trial 12, at 20 %: pruned: worse than the median" in page.texts
     assert page.texts.count("oom: CUDA out of memory") == 2  # among what failed, and in the table
+
+
+def modelled(n=40):
+    """A study in which x matters and y does not."""
+    space = {"x": FloatDistribution(0, 1), "y": FloatDistribution(1e-4, 1, log=True)}
+    trials = []
+    for k in range(n):
+        params = {"x": (k * 0.618) % 1, "y": 10 ** (-4 * ((k * 0.414) % 1))}
+        trials.append(trial(k, params=params, distributions=space, values=((params["x"] - 0.3) ** 2,)))
+    return study(trials)
+
+
+def test_the_model_tells_what_matters_and_where_the_best_is_expected():
+    model = model_data(modelled())
+    importances = {i["name"]: i for i in model["importances"]}
+    assert importances["x"]["low"] > importances["y"]["high"]
+    curve = model["curves"]["x"]
+    best = min(range(len(curve["x"])), key=lambda k: curve["mean"][k])
+    assert abs(curve["x"][best] - 0.3) < 0.1
+    assert all(low <= mean <= high for low, mean, high in zip(curve["low"], curve["mean"], curve["high"], strict=True))
+    assert model["map"]["names"] == ("x", "y")
+    assert report_data(modelled(), model)["parameters"][0]["name"] == "x"
+
+
+def test_with_few_trials_no_model_is_shown():
+    assert model_data(modelled(9)) is None
+
+
+def test_a_maximized_objective_has_its_curve_the_right_way_round():
+    trials = [replace(t, values=(-t.values[0],)) for t in modelled().trials]
+    curve = model_data(study(trials, directions=("maximize",)))["curves"]["x"]
+    assert abs(curve["x"][max(range(len(curve["x"])), key=lambda k: curve["mean"][k])] - 0.3) < 0.1
+    assert all(low <= high for low, high in zip(curve["low"], curve["high"], strict=True))
+
+
+def test_a_browser_draws_what_the_model_says_and_the_parallel_coordinates(tmp_path):
+    page = Elements(dom(write_report(modelled(), tmp_path / "report.html").as_uri(), tmp_path / "profile"))
+    sections = [a["aria-label"] for tag, a in page.found if tag == "section"]
+    assert sections == [
+        "Objective over trials", "Which parameters matter", "Parameters against objective",
+        "The two that matter most", "Parallel coordinates", "Learning curves", "When trials ran", "Trials (40)",
+    ]  # fmt: skip
+    assert sum(a.get("class", "").startswith("line") for _, a in page.found) == 40
+    axes = [a for _, a in page.found if a.get("role") == "slider"]
+    assert [a["aria-label"] for a in axes] == ["x", "y", "objective"]
+    assert all(a["tabindex"] == "0" and a["aria-valuetext"] == "all" for a in axes)
+
+
+def test_everything_that_reacts_has_a_name_for_a_screen_reader(tmp_path):
+    page = Elements(dom(write_report(modelled(), tmp_path / "report.html").as_uri(), tmp_path / "profile"))
+    for (tag, attrs), text in zip(page.found, page.own, strict=True):
+        if tag in ("button", "select", "input") or attrs.get("role") in ("img", "slider", "group", "region"):
+            assert attrs.get("aria-label") or text.strip(), (tag, attrs)
+    assert [tag for tag, _ in page.found if tag in ("h1", "h2")] == ["h1"] + ["h2"] * 8
 
 
 def test_a_browser_draws_an_empty_study(tmp_path):
@@ -216,6 +273,7 @@ def test_in_a_browser_hostile_texts_stay_texts_and_fetch_nothing(tmp_path):
     assert set(asked) <= {"/report.html", "/favicon.ico"}
     found = Elements(html).found
     assert sum(tag == "script" for tag, _ in found) == 2
-    assert not {tag for tag, _ in found} & {"img", "svg", "iframe", "link"}
+    assert not {tag for tag, _ in found} & {"img", "iframe", "link"}
+    assert not [name for _, attrs in found for name in attrs if name.startswith("on") or name in ("src", "href")]
     assert "<title>owned" not in html
     assert sum("data-trial" in attrs for _, attrs in found) == len(hostile().trials)

@@ -116,3 +116,8 @@ counter: list[int] = []
 def which_modules(trial):
     trial.set_user_attr("loaded", [name for name in ("colorsys", "antigravity_of_none") if name in sys.modules])
     return 0.0
+
+
+def save(trial):
+    trial.save_checkpoint("checkpoint-1", 1)
+    return 0.0

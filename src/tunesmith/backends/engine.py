@@ -1,4 +1,4 @@
-"""The backend "tunesmith": the embedded engine, and optionally one of Optuna's pruners."""
+"""The backend "tunesmith": the embedded engine, with its own early stopping or one of Optuna's pruners."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from tunesmith.backends import Proposal, Setting
 from tunesmith.backends.known import drawn, seen_space
+from tunesmith.backends.stopping import Stopper
 from tunesmith.dimensions import dimensions
 from tunesmith.engine import Observation, suggest
+from tunesmith.errors import SettingError
 from tunesmith.trial import CONTINUE, Decision, Params, Trial, TrialState, signs
 
 if TYPE_CHECKING:
@@ -17,18 +19,27 @@ if TYPE_CHECKING:
 
 
 class EngineBackend:
-    """Proposes by the engine. `pruner`: an Optuna pruner, compared at equal shares of training (default: none)."""
+    """Proposes by the engine.
 
-    def __init__(self, setting: Setting, *, pruner: BasePruner | None = None) -> None:
+    `pruner`: "model" stops trials that have little chance to become the best, None stops none, an Optuna pruner decides
+    by its own rule; trials are compared at equal shares of training.
+    """
+
+    def __init__(self, setting: Setting, *, pruner: BasePruner | str | None = "model") -> None:
+        if isinstance(pruner, str) and pruner != "model":
+            raise SettingError(f'pruner must be "model", None or an Optuna pruner, got {pruner!r}')
         self._setting = setting
-        self._judge = None if pruner is None else _judge(pruner, setting)
+        self._stopper = Stopper(setting)
+        self._judge = None if pruner is None or isinstance(pruner, str) else _judge(pruner, setting)
+        self._by_model = pruner == "model"
         self._signs = signs(setting.directions)
 
     def ask(self, number: int, fixed: Params) -> Proposal:
         """The engine's suggestion from the trials that finished; those under way count as pending."""
         before = [t for t in self._setting.history() if t.number != number]
         space = seen_space(before) if self._setting.space is None else self._setting.space
-        finished = [o for t in before if (o := self._observation(t)) is not None]
+        expected = self._stopper.expected(before)
+        finished = [o for t in before if (o := self._observation(t, expected.get(t.number))) is not None]
         pending = [{**t.offered, **t.params} for t in before if not t.state.finished]
         seed = self._setting.seed
         found = suggest(dimensions(space), finished, pending, seed=seed, number=number, fixed=fixed)
@@ -36,6 +47,8 @@ class EngineBackend:
 
     def judge(self, trial: Trial) -> Decision:
         """What the pruner says, if there is one."""
+        if self._by_model:
+            return self._stopper.judge(trial)
         return CONTINUE if self._judge is None else self._judge.judge(trial)
 
     def tell(self, trial: Trial) -> None:
@@ -46,13 +59,13 @@ class EngineBackend:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _observation(self, trial: Trial) -> Observation | None:
+    def _observation(self, trial: Trial, expected: float | None) -> Observation | None:
         if not trial.params or not trial.state.finished:
             return None
         if trial.state is TrialState.COMPLETE and trial.values is not None:
             values: tuple[float, ...] = trial.values
         elif trial.state is TrialState.PRUNED and trial.reports:
-            values = trial.reports[-1].values
+            values = trial.reports[-1].values if expected is None else (expected,)
         elif trial.state is TrialState.FAILED:
             values = (float("nan"),) * len(self._signs)
         else:

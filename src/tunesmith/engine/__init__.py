@@ -2,6 +2,17 @@
 
 from tunesmith.engine.encoding import Choice, Dimension, Number
 from tunesmith.engine.importance import Importance, importances
-from tunesmith.engine.suggest import Observation, Suggestion, draw, suggest
+from tunesmith.engine.suggest import Observation, Suggestion, draw, suggest, suggest_many
 
-__all__ = ["Choice", "Dimension", "Importance", "Number", "Observation", "Suggestion", "draw", "importances", "suggest"]
+__all__ = [
+    "Choice",
+    "Dimension",
+    "Importance",
+    "Number",
+    "Observation",
+    "Suggestion",
+    "draw",
+    "importances",
+    "suggest",
+    "suggest_many",
+]

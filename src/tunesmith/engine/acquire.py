@@ -46,8 +46,9 @@ def maximise(cube: Cube, gain: Gain, starts: Array, *, avoid: Array, fixed: Mapp
     smaller steps around the most promising; a small finite space is searched whole. Points in `avoid` (finished or
     pending) are not suggested again while others are left. `fixed` parameters keep their values.
     """
+    taken = rounded(avoid)
     if cube.size <= _SMALL:
-        points = fresh(cube.hold(cube.everything(), fixed), avoid)
+        points = fresh(cube.hold(cube.everything(), fixed), taken)
         return np.asarray(points[int(np.argmax(gain(points)))])
     share = max(0.3, 1.5 / len(cube))
     candidates = [cube.from_uniform(rng.random((_RANDOM, len(cube))))]
@@ -55,24 +56,28 @@ def maximise(cube: Cube, gain: Gain, starts: Array, *, avoid: Array, fixed: Mapp
         cube.move(np.repeat(cube.snap(starts), _NEAR, 0), rng, scale=scale, share=0.5) for scale in (0.3, 0.1, 0.03)
     ]
     candidates.append(cube.move(np.repeat(cube.snap(starts[:2]), 40, 0), rng, scale=0.15, share=1.5 / len(cube)))
-    points = fresh(cube.hold(np.vstack(candidates), fixed), avoid)
+    points = fresh(cube.hold(np.vstack(candidates), fixed), taken)
     gains = gain(points)
     for scale in (0.1, 0.04, 0.015):
         order = np.argsort(-gains)[:_KEPT]
         moved = cube.move(np.repeat(points[order], 16, 0), rng, scale=scale, share=share)
-        near = fresh(cube.hold(moved, fixed), avoid)
+        near = fresh(cube.hold(moved, fixed), taken)
         points = np.vstack([points[order], near])
         gains = np.r_[gains[order], gain(near)]
     return np.asarray(points[int(np.argmax(gains))])
 
 
-def fresh(points: Array, avoid: Array) -> Array:
-    """The points that are not in `avoid`; all of them when nothing else is left.
+def rounded(points: Array) -> set[bytes]:
+    """What tells configurations apart: points to so many decimals."""
+    return {row.tobytes() for row in np.round(points, _DIGITS) + 0.0}  # + 0.0: no negative zeros
 
-    Continuous spaces need this too: steps that leave the cube end on its faces, often on a corner that was tried.
+
+def fresh(points: Array, taken: set[bytes]) -> Array:
+    """The points that are not `taken` (`rounded` ones); all of them when nothing else is left.
+
+    Continuous spaces need this too: a coarse integer, or a parameter at its end, is often tried again.
     """
-    if not len(avoid):
+    if not taken:
         return points
-    taken = {row.tobytes() for row in np.round(avoid, _DIGITS) + 0.0}  # + 0.0: no negative zeros
     new = np.array([row.tobytes() not in taken for row in np.round(points, _DIGITS) + 0.0])
     return points[new] if new.any() else points

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from scipy.linalg import lapack, solve_triangular
@@ -18,7 +19,7 @@ from tunesmith.engine.encoding import Array, Index
 
 _SQRT5 = math.sqrt(5.0)
 _JITTER = 1e-6
-_NOISE_MEAN, _NOISE_SD = -4.0, 1.0
+_NOISE_SD = 1.0
 _LENGTH_SD = math.sqrt(3.0)
 
 
@@ -54,43 +55,69 @@ class Posterior:
         The kriging believer of Ginsbourger et al. (2010).
         """
         scaled = points * self.inverse_lengths
-        new = np.vstack([self.points, scaled])
-        y = np.r_[self.factor @ (self.factor.T @ self.alpha), self.mean(points)]
-        k = _matern(_squared_distances(new, new))
-        k.flat[:: len(k) + 1] += self.noise + _JITTER
-        return replace(self, points=new, factor=np.asarray(np.linalg.cholesky(k), float)).given(y)
+        across = solve_triangular(
+            self.factor, _matern(_squared_distances(self.points, scaled)), lower=True, check_finite=False
+        )
+        k = _matern(_squared_distances(scaled, scaled)) - across.T @ across
+        k.flat[:: len(k) + 1] += _JITTER  # no noise: it would leave room for improvement beside a trial under way
+        n, m = len(self.points), len(points)
+        factor = np.zeros((n + m, n + m))
+        factor[:n, :n], factor[n:, :n], factor[n:, n:] = self.factor, across.T, np.linalg.cholesky(k)
+        # what was expected changes no mean: the new points weigh nothing in it
+        return replace(
+            self, points=np.vstack([self.points, scaled]), factor=factor, alpha=np.r_[self.alpha, np.zeros(m)]
+        )
 
 
-def fit(
-    points: Array, y: Array, group: Index, *, length_mean: float | None = None, subset: Index | None = None
-) -> Posterior:
-    """Fit lengthscales and noise to `points` (n, columns), `y` (n,) of mean 0 and variance 1; `group` as in Cube.
+@dataclass(frozen=True)
+class Prior:
+    """What is believed of the hyperparameters: log lengthscales ~ N(length, 3), log noise variance ~ N(noise, 1).
 
-    `subset`: indices on which the hyperparameters are fitted when there are many points. `length_mean` replaces the
-    prior's mean log lengthscale.
+    `length` None: sqrt(2) + log(d)/2, as the module says.
     """
-    d = int(group.max()) + 1
-    mean = _length_mean(d) if length_mean is None else length_mean
-    chosen, target = (points, y) if subset is None else (points[subset], y[subset])
-    start = np.r_[np.full(d, min(mean, 0.5)), _NOISE_MEAN]
+
+    length: float | None = None
+    noise: float = -4.0
+
+    def length_mean(self, d: int) -> float:
+        """The mean log lengthscale for `d` parameters."""
+        return math.sqrt(2.0) + 0.5 * math.log(d) if self.length is None else self.length
+
+
+USUAL = Prior()
+
+
+def fit(points: Array, y: Array, group: Index, *, prior: Prior = USUAL) -> Posterior:
+    """The process of the most likely hyperparameters; arguments as of `mode`."""
+    return condition(points, y, group, mode(points, y, group, prior=prior))
+
+
+def mode(points: Array, y: Array, group: Index, *, prior: Prior = USUAL) -> Array:
+    """Theta (log lengthscales, log noise variance), the posterior mode found from one start by L-BFGS.
+
+    `points` (n, columns), `y` (n,) of mean 0 and variance 1, `group` as in Cube. A pure function whose last results are
+    remembered, since most asks come with the same fitted history.
+    """
+    return np.array(_mode(points.tobytes(), y.tobytes(), group.tobytes(), points.shape[1], prior))
+
+
+@lru_cache(maxsize=32)
+def _mode(points: bytes, y: bytes, group: bytes, columns: int, prior: Prior) -> tuple[float, ...]:
+    at, groups = np.frombuffer(points).reshape(-1, columns), np.frombuffer(group, np.int64)
+    d = int(groups.max()) + 1
+    start = np.r_[np.full(d, min(prior.length_mean(d), 0.5)), prior.noise]
     bounds = [(-4.0, 6.0)] * d + [(-12.0, 1.0)]
-    cost = negative_log_posterior(chosen, target, group, length_mean=mean)
+    cost = negative_log_posterior(at, np.frombuffer(y), groups, prior=prior)
     theta, _, _ = fmin_l_bfgs_b(cost, start, bounds=bounds, maxiter=25, factr=1e9, pgtol=1e-3)
-    return condition(points, y, group, np.asarray(theta))
+    return tuple(theta.tolist())
 
 
 def negative_log_posterior(
-    points: Array, y: Array, group: Index, *, length_mean: float | None = None
+    points: Array, y: Array, group: Index, *, prior: Prior = USUAL
 ) -> Callable[[Array], tuple[float, Array]]:
-    """The function of theta (log lengthscales, log noise variance) that `fit` minimises, with its gradient."""
-    d = int(group.max()) + 1
-    mean = _length_mean(d) if length_mean is None else length_mean
-    squares = _grouped_squares(points, group, d)
-    return lambda theta: _negative_log_posterior(theta, squares, y, mean)
-
-
-def _length_mean(d: int) -> float:
-    return math.sqrt(2.0) + 0.5 * math.log(d)
+    """The function of theta (log lengthscales, log noise variance) that `mode` minimises, with its gradient."""
+    squares = _grouped_squares(points, group, int(group.max()) + 1)
+    return lambda theta: _negative_log_posterior(theta, squares, y, prior)
 
 
 def condition(points: Array, y: Array, group: Index, theta: Array) -> Posterior:
@@ -106,7 +133,7 @@ def condition(points: Array, y: Array, group: Index, theta: Array) -> Posterior:
     return Posterior(inverse, noise, scaled, factor, alpha, np.exp(theta[:-1]))
 
 
-def _negative_log_posterior(theta: Array, squares: Array, y: Array, length_mean: float) -> tuple[float, Array]:
+def _negative_log_posterior(theta: Array, squares: Array, y: Array, prior: Prior) -> tuple[float, Array]:
     """Value and gradient; Rasmussen and Williams (2006), equations 5.8 and 5.9, and the log priors."""
     d, n = len(squares), len(y)
     precision = np.exp(-2.0 * theta[:d])
@@ -128,10 +155,10 @@ def _negative_log_posterior(theta: Array, squares: Array, y: Array, length_mean:
     slope = weight * ((5.0 / 3.0) * (1.0 + _SQRT5 * r) * decay)  # dk/dlog l_j = slope * precision_j * squares_j
     gradient[:d] = precision * squares.reshape(d, -1).dot(slope.ravel())
     gradient[d] = float(np.trace(weight)) * noise
-    z = (theta[:d] - length_mean) / _LENGTH_SD
+    z = (theta[:d] - prior.length_mean(d)) / _LENGTH_SD
     value += 0.5 * float(z @ z)
     gradient[:d] += z / _LENGTH_SD
-    zn = (theta[d] - _NOISE_MEAN) / _NOISE_SD
+    zn = (theta[d] - prior.noise) / _NOISE_SD
     gradient[d] += zn / _NOISE_SD
     return value + 0.5 * float(zn * zn), gradient
 

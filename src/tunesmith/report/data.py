@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.distributions import CategoricalDistribution
 
 from tunesmith.report.summary import failures, is_number, telling_parameters
+from tunesmith.settings_text import as_flags, as_python, as_yaml
 from tunesmith.trial import Report, Trial, TrialState
 
 if TYPE_CHECKING:
@@ -19,30 +20,40 @@ _GROUPS, _DETAIL = 20, 6000  # kinds of failures shown, and characters of the tr
 _REASON = 300
 
 
-def report_data(study: Study) -> dict[str, Any]:
-    """A study as JSON. Numbers have six digits, those of the best trial all; what is not finite is a string."""
+def report_data(study: Study, model: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A study as JSON; `model` is what `model_data` gave.
+
+    Numbers have six digits, those of the best trial all; what is not finite is a string. Times are seconds since the
+    first trial began.
+    """
     trials = study.trials
+    began = min((t.started for t in trials if t.started is not None), default=0.0)
     best = study.best_trials
-    parameters = [_parameter(name, trials) for name in telling_parameters(trials)]
+    ranked = [i["name"] for i in model["importances"]] if model else []
+    names = [*ranked, *(name for name in telling_parameters(trials) if name not in ranked)]
+    parameters = [_parameter(name, trials) for name in names]
     return {
         "name": study.name,
         "directions": list(study.directions),
         "failed": failures(trials),
         "seconds": _rounded(sum(t.duration or 0.0 for t in trials)),
         "best": [t.number for t in best],
-        "settings": _settings(best[0]) if best else "",
+        "n_trials": study.info.settings.get("n_trials"),
+        "settings": _settings(study, best[0]) if best else {},
         "checkpoint": best[0].checkpoint if best else None,
         "parameters": parameters,
-        "trials": [_row(t, parameters) for t in trials],
+        "trials": [_row(t, parameters, began) for t in trials],
+        "notes": {t.number: str(t.attrs["note"])[:_REASON] for t in trials if t.attrs.get("note")},
+        "model": model,
         "curves": _curves(trials, {t.number for t in best}),
         "failures": _failures(trials),
     }
 
 
-def _settings(trial: Trial) -> str:
-    """The parameters as Python that can be pasted."""
-    lines = [f"    {name!r}: {value!r}," for name, value in trial.params.items()]
-    return "\n".join(["{", *lines, "}"])
+def _settings(study: Study, trial: Trial) -> dict[str, str]:
+    """The parameters as texts that can be pasted, by language."""
+    call = "TrainingArguments" if "arguments" in study.info.settings.get("identity", {}) else None
+    return {"Python": as_python(trial.params, call), "YAML": as_yaml(trial.params), "Flags": as_flags(trial.params)}
 
 
 def _parameter(name: str, trials: Sequence[Trial]) -> dict[str, Any]:
@@ -60,12 +71,14 @@ def _choices(distribution: Any, values: Sequence[Any]) -> list[str]:
     return list(dict.fromkeys([str(v) for v in known] + [str(v) for v in values]))
 
 
-def _row(trial: Trial, parameters: Sequence[Mapping[str, Any]]) -> list[Any]:
+def _row(trial: Trial, parameters: Sequence[Mapping[str, Any]], began: float) -> list[Any]:
     """A trial as a list, since its keys would be most of the file."""
     last = trial.reports[-1].values if trial.reports else None
     params = [_cell(trial.params[p["name"]], p) if p["name"] in trial.params else None for p in parameters]
+    start = None if trial.started is None else round(trial.started - began, 2)
     seconds = None if trial.duration is None else _rounded(trial.duration)
-    return [trial.number, trial.state.value.lower(), _all(trial.values), _all(last), params, seconds, _reason(trial)]
+    state = trial.state.value.lower()
+    return [trial.number, state, _all(trial.values), _all(last), params, start, seconds, _reason(trial)]
 
 
 def _reason(trial: Trial) -> str:

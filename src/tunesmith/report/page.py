@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.report.data import report_data
+from tunesmith.report.model_data import model_data
 
 if TYPE_CHECKING:
     from tunesmith.study import Study
 
+_SCRIPTS = ("dom", "charts", "parallel", "model", "sections", "table", "live")  # each may use those before it
 _ESCAPES = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
 
 
@@ -34,20 +37,26 @@ def write_report(study: Study, path: str | Path) -> Path:
 
 def render(study: Study) -> str:
     """The report as HTML."""
+    return page(study.name, report_data(study, model_data(study)))
+
+
+def page(name: str, data: Mapping[str, Any], *, live: bool = False) -> str:
+    """The page for a study's data; a live one asks the server it came from, and nobody else, for what is new."""
     style, script = _assets()
     policy = (
         f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
+        + ("; connect-src 'self'" if live else "")
     )
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<!doctype html>\n<html lang="en" data-live="{str(live).lower()}"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta name="referrer" content="no-referrer">\n'
-        f"<title>{escape(study.name)} - tunesmith</title>\n<style>{style}</style></head>\n"
+        f"<title>{escape(name)} - tunesmith</title>\n<style>{style}</style></head>\n"
         "<body><noscript>The report is drawn by a script in this file, and scripts are off. The same data: "
         "<code>tunesmith.load_study(directory).to_dataframe()</code></noscript><main></main>\n"
-        f'<script type="application/json" id="study">{island(report_data(study))}</script>\n'
+        f'<script type="application/json" id="study">{island(data)}</script>\n'
         f"<script>{script}</script></body></html>\n"
     )
 
@@ -66,7 +75,8 @@ def _assets() -> tuple[str, str]:
     read = {p.name: p.read_text(encoding="utf-8") for p in home.iterdir() if p.is_file()}
     licence = f"/* uPlot\n{read['uPlot.LICENSE'].strip()}\n*/\n"
     style = f"{licence}{read['uPlot.min.css'].strip()}\n{read['page.css']}"
-    script = f"{licence}{read['uPlot.iife.min.js'].strip()}\n{read['page.js']}"
+    own = "".join(read[f"{name}.js"] for name in _SCRIPTS)
+    script = f'{licence}{read["uPlot.iife.min.js"].strip()}\n(() => {{\n"use strict";\n{own}}})();\n'
     return style, script
 
 

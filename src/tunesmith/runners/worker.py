@@ -27,6 +27,7 @@ from typing import Any, Literal
 from optuna.distributions import BaseDistribution
 
 from tunesmith.errors import SettingError, UserFunctionError
+from tunesmith.record import FILE
 from tunesmith.runners import Outcome, Task, execute
 from tunesmith.runners.pickling import dumps, loads
 from tunesmith.trial import CONTINUE, Assignment, Decision, LiveTrial, Report, TrialState
@@ -126,6 +127,8 @@ def serve(connection: Connection) -> None:
 def run_trials(connection: Connection, load: Callable[[], Task], *, threads: int) -> None:
     """Load the task and run the trials that the driver sends. Raises EOFError or ConnectionError when it is gone."""
     task = _load(load)
+    gc.collect()
+    gc.freeze()  # what all trials share is not for the collector to look through after each
     connection.send_bytes(dumps("ready"))
     while True:
         attempt: Attempt = loads(connection.recv_bytes())
@@ -155,7 +158,8 @@ def _load(load: Callable[[], Task]) -> Task | Outcome:
 def _run(task: Task | Outcome, assignment: Assignment, connection: Connection) -> Outcome:
     if isinstance(task, Outcome):
         return task
-    shared = not assignment.directory or Path(assignment.directory).parent.is_dir()
+    # a directory of the same name, with which a trial may begin on a node of its own, holds no record
+    shared = not assignment.directory or (Path(assignment.directory).parent / FILE).is_file()
     live = LiveTrial(assignment, PipeLink(connection, shared=shared))
     try:
         return execute(task, live, n_objectives=assignment.n_objectives)
@@ -228,4 +232,6 @@ def _die_with_driver(descriptor: int) -> None:
     poll = select.poll()
     poll.register(descriptor, _HANG_UP)  # what arrives is the main thread's
     poll.poll()
+    if os.getpgid(0) == os.getpid():
+        os.killpg(0, signal.SIGKILL)  # with the programs that a trial has started
     os._exit(1)

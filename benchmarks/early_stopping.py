@@ -1,0 +1,151 @@
+"""Does early stopping pay? Searches with the budget of twenty full trainings, on problems with real learning curves.
+
+    TUNESMITH_BENCH=/path/to/problems python benchmarks/early_stopping.py run --way stopper --out results.jsonl
+    TUNESMITH_BENCH=/path/to/problems python benchmarks/early_stopping.py compare results.jsonl
+
+The problems (see search_quality.py) are those that have `curve(params)`: the losses in the course of training. A trial
+reports at sixteen or fewer shares of its training, and a stopped one costs the share that it ran. Regret is that of the best
+full trial. `compare` holds the ways of a file against each other: regret by budget, the share of the budget that reaches
+the mean end of TPE without pruning on the same problem (median over runs; none: never), and trials begun.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import optuna
+
+from tunesmith.backends import Setting
+from tunesmith.backends.engine import EngineBackend
+from tunesmith.backends.optuna import OptunaBackend
+from tunesmith.trial import Report, Trial, TrialState
+
+BUDGET, REPORTS = 20.0, 16
+WAYS = {
+    "engine": lambda setting: EngineBackend(setting, pruner=None),
+    "stopper": lambda setting: EngineBackend(setting, pruner="model"),
+    "engine+median": lambda setting: EngineBackend(setting, pruner=optuna.pruners.MedianPruner()),
+    "tpe": lambda setting: OptunaBackend(setting, pruner=optuna.pruners.NopPruner()),
+    "tpe+median": lambda setting: OptunaBackend(setting, pruner=optuna.pruners.MedianPruner()),
+    "tpe+hyperband": lambda setting: OptunaBackend(setting, pruner=optuna.pruners.HyperbandPruner(4, 100)),
+}
+
+
+def problems(folder):
+    """The module that makes the problems, or an exit that says how to name its folder."""
+    if folder is None or not (folder / "tasks.py").exists():
+        sys.exit(f"the problems' folder must hold tasks.py, got {folder}; name it by --bench or TUNESMITH_BENCH")
+    sys.path.insert(0, str(folder))
+    return importlib.import_module("tasks")
+
+
+def search(way, task, seed):
+    """[budget spent, regret] after each full trial, and how many trials were begun."""
+    trials, spent, found, least = [], 0.0, [], np.inf
+    best, median = task.reference()
+    backend = WAYS[way](Setting(["minimize"], seed, lambda: tuple(trials), space=task.space))
+    while spent < BUDGET:
+        number = len(trials)
+        trials.append(Trial(number, TrialState.RUNNING))
+        offered = backend.ask(number, {})
+        params = {k: offered.params.get(k, None) for k in task.space}
+        params = {k: offered.draw(k, task.space[k]) if v is None else v for k, v in params.items()}
+        trial = replace(trials[number], params=params, distributions=task.space)
+        curve = task.curve(params)
+        steps = sorted({round(k) for k in np.linspace(0, len(curve), REPORTS + 1)[1:]})
+        for step in steps:
+            report = Report(step, (float(curve[step - 1]),), share=step / len(curve))
+            trial = trials[number] = replace(trial, reports=(*trial.reports, report))
+            if spent + report.share > BUDGET or (report.share < 1 and backend.judge(trial).action == "prune"):
+                break
+        spent += report.share
+        if spent > BUDGET:
+            break
+        if report.share == 1:
+            value = task.mean(params)
+            trial = replace(trial, state=TrialState.COMPLETE, values=(value,))
+            least = min(least, value)
+            found.append([round(spent, 4), round((least - best) / (median - best), 6)])
+        else:
+            trial = replace(trial, state=TrialState.PRUNED)
+        trials[number] = trial
+        backend.tell(trial)
+    return {"found": found, "trials": len(trials)}
+
+
+def run(args):
+    tasks = problems(args.bench)
+    names = [n for n in tasks.PUBLIC if tasks.make(n).has_curve]
+    lines = args.out.read_text().splitlines() if args.out.exists() else []
+    done = {(r["way"], r["task"], r["seed"]) for r in map(json.loads, lines)}
+    with args.out.open("a") as out:
+        for seed in range(args.seeds):
+            for name in names:
+                if (args.way, name, seed) not in done:
+                    found = search(args.way, tasks.make(name), seed)
+                    out.write(json.dumps({"way": args.way, "task": name, "seed": seed, **found}) + "\n")
+                    out.flush()
+
+
+def at(run, budget):
+    """Regret when so much is spent; that of the first full trial before."""
+    known = [regret for spent, regret in run["found"] if spent <= budget + 1e-6]
+    return known[-1] if known else run["found"][0][1]
+
+
+def compare(args):
+    runs = {}
+    for line in map(json.loads, args.file.read_text().splitlines()):
+        runs.setdefault(line["way"], {})[line["task"], line["seed"]] = line
+    keys = sorted(set.intersection(*map(set, runs.values())))
+    tasks = sorted({k[0] for k in keys})
+    goal = (
+        {t: np.mean([at(runs["tpe"][k], BUDGET) for k in keys if k[0] == t]) for t in tasks} if "tpe" in runs else None
+    )
+    budgets = (5, 10, 15, 20)
+    print(f"{len(keys)} runs on {len(tasks)} problems, budget {BUDGET:g}\n")
+    print("| way |", *(f"@{b} |" for b in budgets), "reaches TPE's end at | trials | end against the engine alone |")
+    print("|---|", *("---|" for _ in budgets), "---|---|---|")
+    rng = np.random.default_rng(0)
+    for way, known in runs.items():
+        means = [np.mean([at(known[k], b) for k in keys]) for b in budgets]
+        reach = [next((s / BUDGET for s, r in known[k]["found"] if goal and r <= goal[k[0]]), np.inf) for k in keys]
+        ends = {t: [at(runs["engine"][k], BUDGET) - at(known[k], BUDGET) for k in keys if k[0] == t] for t in tasks}
+        gains = np.array([np.mean(v) for v in ends.values()])
+        low, high = np.percentile(rng.choice(gains, (4000, len(gains))).mean(1), [5, 95])
+        begun = np.mean([known[k]["trials"] for k in keys])
+        cells = f"{np.median(reach):.2f} | {begun:.0f} | {gains.mean():+.3f} [{low:+.3f}, {high:+.3f}] |"
+        print(f"| {way} |", *(f"{m:.3f} |" for m in means), cells)
+    if args.by_problem:
+        print("\n| problem |", *(f"{way} |" for way in runs))
+        for t in tasks:
+            print(
+                f"| {t} |", *(f"{np.mean([at(r[k], BUDGET) for k in keys if k[0] == t]):.3f} |" for r in runs.values())
+            )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bench", type=Path, default=os.environ.get("TUNESMITH_BENCH"), help="the problems' folder")
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("run", help="search in one way; runs that are in the file already are skipped")
+    command.add_argument("--way", choices=list(WAYS), required=True)
+    command.add_argument("--out", type=Path, required=True)
+    command.add_argument("--seeds", type=int, default=5)
+    command.set_defaults(call=run)
+    command = commands.add_parser("compare", help="tables of a file's ways")
+    command.add_argument("file", type=Path)
+    command.add_argument("--by-problem", action="store_true")
+    command.set_defaults(call=compare)
+    args = parser.parse_args()
+    args.bench = None if args.bench is None else Path(args.bench)
+    args.call(args)
+
+
+if __name__ == "__main__":
+    main()

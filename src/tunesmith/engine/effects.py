@@ -1,0 +1,99 @@
+"""What the model expects of the objective along one parameter, and over two, the others being as trials had them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tunesmith.engine import warp
+from tunesmith.engine.encoding import Array, Cube, Dimension, Number, Rng
+from tunesmith.engine.importance import draw_function, hyperparameters
+
+_MODEL_ON = 150
+_FUNCTIONS, _OTHERS = 16, 24  # functions drawn, and settings of the other parameters that are averaged over
+_ALONG, _ACROSS = 21, 13  # places along one parameter, and on each side of a map
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The expected loss at `values` of a parameter, averaged over the others, with its 90 % interval."""
+
+    values: tuple[float, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Map:
+    """The expected loss at `x` by `y`, `mean[j][i]` at `(x[i], y[j])`, averaged over the other parameters."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    mean: tuple[tuple[float, ...], ...]
+
+
+def effects(
+    space: Mapping[str, Dimension],
+    rows: Sequence[Mapping[str, Any]],
+    losses: Sequence[float],
+    *,
+    names: Sequence[str],
+    pair: tuple[str, str] | None = None,
+    seed: int = 0,
+) -> tuple[dict[str, Effect], Map | None]:
+    """The effects of numeric parameters `names`, and the map of `pair`; a pure function of its arguments.
+
+    Partial dependence (Friedman 2001) of functions drawn from the posterior of a Gaussian process, its hyperparameters
+    drawn too: medians and 90 % intervals over those draws. The process models the half-rank-warped losses, which are
+    not told apart well in their worse half; the results are losses again.
+    """
+    cube = Cube(space)
+    rng = np.random.default_rng([seed, len(losses)])
+    y = warp.impute(np.asarray(losses, float))
+    if len(y) > _MODEL_ON:
+        best = np.argsort(y, kind="stable")[: _MODEL_ON // 2]
+        rest = rng.choice(np.setdiff1d(np.arange(len(y)), best), _MODEL_ON - len(best), replace=False)
+        keep = np.sort(np.r_[best, rest])
+        rows, y = [rows[i] for i in keep], y[keep]
+    points, target = cube.encode(rows), warp.half_rank(y)
+    others = [rows[i] for i in rng.choice(len(rows), _OTHERS)]
+    grids = {name: _grid(space[name], _ALONG) for name in names}
+    places: list[Mapping[str, Any]] = [{**o, name: v} for name in names for v in grids[name] for o in others]
+    over = () if pair is None else tuple(_grid(space[name], _ACROSS) for name in pair)
+    if pair is not None:
+        few = others[: _OTHERS // 3]
+        places += [{**o, pair[0]: v, pair[1]: w} for w in over[1] for v in over[0] for o in few]
+    drawn = _drawn(cube, points, target, cube.encode(places), rng)
+    order = np.argsort(y, kind="stable")
+    expected = np.interp(drawn, target[order], y[order])
+    along = len(names) * _ALONG * _OTHERS
+    each = expected[:, :along].reshape(_FUNCTIONS, len(names), _ALONG, _OTHERS).mean(3)
+    low, mean, high = np.quantile(each, [0.05, 0.5, 0.95], axis=0)
+    found = {
+        name: Effect(tuple(grids[name]), *(tuple(map(float, part[k])) for part in (mean, low, high)))
+        for k, name in enumerate(names)
+    }
+    if pair is None:
+        return found, None
+    plane = np.median(expected[:, along:].reshape(_FUNCTIONS, len(over[1]), len(over[0]), -1).mean(3), axis=0)
+    return found, Map(tuple(over[0]), tuple(over[1]), tuple(tuple(map(float, row)) for row in plane))
+
+
+def _drawn(cube: Cube, points: Array, target: Array, at: Array, rng: Rng) -> Array:
+    thetas = hyperparameters(points, target, cube.group, count=_FUNCTIONS, rng=rng)
+    return np.array([draw_function(points, target, at, cube.group, theta=t, rng=rng) for t in thetas])
+
+
+def _grid(dimension: Dimension, count: int) -> list[float]:
+    """Evenly spaced values of a numeric parameter, in its logarithm where it is logarithmic."""
+    if not isinstance(dimension, Number):
+        raise TypeError("effects are those of numeric parameters")
+    low, high = float(dimension.low), float(dimension.high)
+    if dimension.log:
+        return [float(v) for v in np.exp(np.linspace(math.log(low), math.log(high), count))]
+    return [float(v) for v in np.linspace(low, high, count)]

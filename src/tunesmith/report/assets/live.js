@@ -1,0 +1,74 @@
+// Draws the study that stands in the page; where a dashboard serves it, draws it again whenever it changes.
+const live = document.documentElement.dataset.live === "true";
+let opened = new Set(); // what the reader has unfolded stays so
+
+function render(data) {
+  const study = read(data);
+  const at = scrollY;
+  opened = new Set([...main.querySelectorAll("details[open] > summary")].map((s) => s.textContent));
+  drawings.forEach((d) => d.end?.());
+  drawings = [];
+  main.replaceChildren();
+  study.redraw = () => render(data);
+  trialTable(study); // before what points to its rows
+  render.find = study.find;
+  header(study);
+  if (live) actions(study, data);
+  progressOverTrials(study);
+  importances(study);
+  parameters(study);
+  plane(study);
+  parallel(study, view.selected, () => study.fill());
+  curves(study);
+  failed(study);
+  timeline(study);
+  study.table();
+  drawings.forEach((d) => d());
+  for (const summary of main.querySelectorAll("details > summary")) summary.parentNode.open = opened.has(summary.textContent);
+  scrollTo(0, at);
+  document.title = `${study.name} - tunesmith`;
+}
+
+async function ask(action, details = {}) {
+  try {
+    const answer = await fetch("actions", {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ action, ...details }),
+    });
+    return (await answer.json()).message;
+  } catch (error) {
+    return `the dashboard does not answer: ${error.message}`;
+  }
+}
+
+function actions(study, data) {
+  const said = make("span", { className: "soft", role: "status", textContent: render.said ?? "" });
+  const say = (text) => { render.said = text; said.textContent = text; };
+  const button = (text, act) => {
+    const node = make("button", { type: "button", textContent: text });
+    node.addEventListener("click", async () => say(await act()));
+    return node;
+  };
+  const trial = make("input", { type: "number", min: 0, size: 5, "aria-label": "trial", placeholder: "trial", value: view.trial ?? "" });
+  const text = make("input", { type: "text", "aria-label": "note, or NAME=VALUE ... to try", placeholder: "note, or lr=1e-4 ... to try", value: view.text ?? "" });
+  trial.addEventListener("input", () => { view.trial = trial.value; });
+  text.addEventListener("input", () => { view.text = text.value; });
+  main.append(make("div", { className: "tools", role: "group", "aria-label": "actions" },
+    make("span", { textContent: data.activity === "running" ? "\u25cf running" : data.activity, className: data.activity }),
+    data.activity === "running" ? button("Stop", () => ask("stop")) : null,
+    trial, button("Retry trial", () => ask("retry", { trial: Number(trial.value) })),
+    text, button("Try these", () => ask("enqueue", { values: text.value.split(/\s+/).filter(Boolean) })),
+    button("Note on trial", () => ask("note", { trial: Number(trial.value), text: text.value })), said));
+}
+
+render(JSON.parse(document.getElementById("study").textContent));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawings.forEach((d) => d()));
+document.documentElement.dataset.ready = "true";
+if (live) {
+  const source = new EventSource("events");
+  let waiting = null;
+  source.onmessage = (event) => {
+    const focused = document.activeElement?.tagName === "INPUT"; // not under the reader's hands
+    clearTimeout(waiting);
+    waiting = setTimeout(() => render(JSON.parse(event.data)), focused ? 5000 : 0);
+  };
+}

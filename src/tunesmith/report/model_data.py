@@ -1,0 +1,70 @@
+"""What the engine's model says of a study, as plain JSON for the report page: importances, fitted curves, a map."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.dimensions import dimensions
+from tunesmith.engine import Number
+from tunesmith.engine.effects import Effect, Map, effects
+from tunesmith.errors import TunesmithError
+from tunesmith.trial import signs
+
+if TYPE_CHECKING:
+    from tunesmith.study import Study
+
+ENOUGH = 10  # completed trials
+_CURVES = 8  # parameters with a fitted curve, those that matter most
+
+
+def model_data(study: Study) -> dict[str, Any] | None:
+    """Importances, curves and a map for the first objective; None when too few trials have completed. Takes a second."""
+    done = [t for t in study.trials if t.values and math.isfinite(t.values[0]) and t.params]
+    space = {name: d for t in done for name, d in t.distributions.items()}
+    if len(done) < ENOUGH or not space:
+        return None
+    try:
+        ranking = study.importances()
+        known = dimensions(space)
+    except TunesmithError:  # a space that the engine does not know: the page says nothing of a model
+        return None
+    varied = [n for n in ranking if _is_varied(known[n])]
+    sign = signs(study.directions)[0]
+    losses = [sign * t.values[0] for t in done if t.values]
+    pair = (varied[0], varied[1]) if len(varied) > 1 else None
+    curves, plane = effects(
+        known, [t.params for t in done], losses, names=varied[:_CURVES], pair=pair, seed=study.info.seed
+    )
+    return {
+        "importances": [{"name": name, **asdict(i)} for name, i in ranking.items()],
+        "curves": {name: _curve(effect, sign) for name, effect in curves.items()},
+        "map": None if plane is None or pair is None else {"names": pair, **_map(plane, sign)},
+    }
+
+
+def _is_varied(dimension: Any) -> bool:
+    return isinstance(dimension, Number) and dimension.low < dimension.high
+
+
+def _curve(effect: Effect, sign: float) -> dict[str, Any]:
+    ends = (effect.low, effect.high) if sign > 0 else (effect.high, effect.low)
+    return {
+        "x": _short(effect.values),
+        "mean": _short([sign * v for v in effect.mean]),
+        "low": _short([sign * v for v in ends[0]]),
+        "high": _short([sign * v for v in ends[1]]),
+    }
+
+
+def _map(plane: Map, sign: float) -> dict[str, Any]:
+    return {
+        "x": _short(plane.x),
+        "y": _short(plane.y),
+        "mean": [_short([sign * v for v in row]) for row in plane.mean],
+    }
+
+
+def _short(values: Any) -> list[float]:
+    return [float(f"{v:.4g}") for v in values]

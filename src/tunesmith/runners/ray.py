@@ -1,0 +1,230 @@
+"""The Ray runner: trials in a pool of long-lived Ray actors, on this machine or on a cluster of them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tunesmith.errors import MissingDependencyError, SettingError
+from tunesmith.runners import Task
+from tunesmith.runners.pickling import dumps_task, loads
+from tunesmith.runners.reception import Invitation
+from tunesmith.runners.remote import Loss, RemoteRunner
+from tunesmith.runners.slots import Slot
+from tunesmith.runners.worker import prepare_process, run_trials
+
+try:
+    import ray
+except ImportError as error:
+    raise MissingDependencyError('runner "ray" needs Ray: pip install "tunesmith[ray]"') from error
+
+_NAMES = {"cpu": "CPU", "gpu": "GPU"}
+_GOODBYE = 5.0  # seconds for killed actors to be gone
+
+
+class RayRunner(RemoteRunner):
+    """Runs trials in Ray actors, one trial in each at a time, which live as long as the search.
+
+    Uses the Ray that this process is connected to; else joins the cluster at RAY_ADDRESS; else starts Ray on this
+    machine, for the time of the search. `resources_per_trial` are what an actor needs, as {"cpu": 1, "gpu": 0.5} with
+    any names of the cluster's own beside (default: one CPU, and one GPU where there are any). `workers` actors are asked
+    for at once, so that an autoscaler knows all that is wanted; "auto": as many as the nodes hold, followed as they come
+    and go. The task is pickled once, and goes to each node once. `trial_timeout` is in seconds per attempt.
+
+    Raises SettingError for resources that cannot be, and when Ray cannot be joined or started.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        workers: int | Literal["auto"] = "auto",
+        resources_per_trial: Mapping[str, float] | None = None,
+        trial_timeout: float | None = None,
+    ) -> None:
+        if workers != "auto" and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+            raise SettingError(f'workers must be a whole number from 1, or "auto", got {workers!r}')
+        wanted = None if resources_per_trial is None else _checked(resources_per_trial)
+        pickled = dumps_task(task)
+        ours = _connect()
+        try:
+            launcher = RayLauncher(pickled, workers=workers, resources=wanted, disconnect=ours)
+            super().__init__(launcher, host=ray.util.get_node_ip_address(), trial_timeout=trial_timeout)
+        except BaseException:
+            if ours:
+                ray.shutdown()
+            raise
+
+
+class RayLauncher:
+    """Brings up workers as Ray actors. `disconnect`: leave Ray in the end."""
+
+    def __init__(
+        self,
+        pickled: bytes,
+        *,
+        workers: int | Literal["auto"],
+        resources: Mapping[str, float] | None,
+        disconnect: bool,
+    ) -> None:
+        if resources is None:
+            resources = {"CPU": 1, "GPU": 1} if ray.cluster_resources().get("GPU", 0) >= 1 else {"CPU": 1}
+        self._resources = resources
+        self._workers = workers
+        self._disconnect = disconnect
+        self._check_fit()
+        self._task = ray.put(np.frombuffer(pickled, dtype=np.uint8))  # an array is read in place, where it lies
+        self._actors: dict[int, tuple[Any, Any]] = {}
+        others = {k: v for k, v in resources.items() if k not in ("CPU", "GPU", "memory")}
+        self._actor = ray.remote(_TrialActor).options(
+            num_cpus=resources.get("CPU", 0),
+            num_gpus=resources.get("GPU", 0),
+            memory=resources.get("memory"),
+            resources=others,
+            max_restarts=0,
+        )
+
+    def room(self) -> int:
+        """The number given, or as many as the nodes hold that are there now."""
+        if self._workers != "auto":
+            return self._workers
+        return sum(self._fitting(node) for node in _nodes())
+
+    def launch(self, invitation: Invitation, lost: Callable[[Loss], None]) -> None:
+        """Ask Ray for an actor; it comes when there is a place for it."""
+        actor = self._actor.remote()
+        threads = max(1, int(self._resources.get("CPU", 1)))
+        served = actor.serve.remote(invitation, self._task, threads, [p or "." for p in sys.path], str(Path.cwd()))
+        self._actors[invitation.worker] = actor, served
+        served.future().add_done_callback(lambda future: lost(_loss(future.exception())))
+
+    def kill(self, worker: int) -> None:
+        """End an actor."""
+        actor, _ = self._actors.pop(worker, (None, None))
+        if actor is not None:
+            ray.kill(actor)
+
+    def waited_for(self) -> str:
+        """The resources wanted, and those that are free."""
+        wanted = _said({k: v for k, v in self._resources.items() if v})
+        free = _said({k: v for k, v in ray.available_resources().items() if k in self._resources})
+        return f"each needs {wanted}, and free in Ray's cluster of {len(_nodes())} node(s) are {free or 'none'}"
+
+    def close(self) -> None:
+        """End all actors, and leave Ray if this search has joined or started it."""
+        served = [s for _, s in self._actors.values()]
+        for worker in list(self._actors):
+            self.kill(worker)
+        if served:
+            ray.wait(served, num_returns=len(served), timeout=_GOODBYE)
+        if self._disconnect:
+            ray.shutdown()
+
+    def _fitting(self, node: Mapping[str, float]) -> int:
+        return math.floor(min(node.get(name, 0.0) / amount for name, amount in self._resources.items() if amount))
+
+    def _check_fit(self) -> None:
+        if os.environ.get("RAY_ADDRESS") or not self._disconnect:
+            return  # a cluster may grow, where Ray that was started here may not
+        nodes = _nodes()
+        if any(self._fitting(node) for node in nodes):
+            return
+        held = "; ".join(_said({k: node.get(k, 0) for k in self._resources}) for node in nodes)
+        raise SettingError(
+            f"resources_per_trial must fit a node, got {_said(self._resources)}, and there is {held}; ask for less"
+        )
+
+
+class _TrialActor:
+    """A worker, as a Ray actor."""
+
+    def serve(self, invitation: Invitation, task: Any, threads: int, path: Sequence[str], directory: str) -> None:
+        """Come to the driver and run its trials until it is gone."""
+        with suppress(OSError):  # this node has no such directory
+            os.chdir(directory)
+        counts = {k: v for k, v in Slot((), threads).environment.items() if k != "CUDA_VISIBLE_DEVICES"}  # Ray's to set
+        os.environ.update(counts)
+        sys.path += [entry for entry in path if entry not in sys.path and Path(entry).exists()]
+        # Ray's own streams go elsewhere than the descriptors, which are what follows a trial to its file
+        sys.stdout = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+        connection = invitation.accept()
+        prepare_process(connection)
+        with suppress(EOFError, ConnectionError):
+            run_trials(connection, partial(loads, task), threads=threads)
+
+
+def _connect() -> bool:
+    """Be connected to Ray; whether it was done here."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith("ray://") or ray.util.client.ray.is_connected():
+        raise SettingError(
+            f"the driver must run inside Ray's cluster, got Ray Client ({address or 'ray://'}); start the script there, "
+            "for example with ray job submit"
+        )
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a Ray that is started here
+    where: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
+    try:
+        ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ray.exceptions.RayError) as error:
+        remedy = (
+            "check RAY_ADDRESS, or call ray.init yourself before the search"
+            if address
+            else "it keeps a token in ~/.ray: let HOME be writable, or set RAY_AUTH_TOKEN, or RAY_AUTH_MODE=disabled; "
+            "or join a cluster with RAY_ADDRESS"
+        )
+        raise SettingError(
+            f"Ray cannot be {'joined at ' + address if address else 'started here'}: "
+            f"{type(error).__name__}: {error}; {remedy}"
+        ) from error
+    return True
+
+
+def _nodes() -> list[Mapping[str, float]]:
+    """What each living node has in all."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _checked(resources: Mapping[str, float]) -> dict[str, float]:
+    """Resources by Ray's names. Raises SettingError for amounts that cannot be."""
+    if not isinstance(resources, Mapping) or not resources:
+        raise SettingError(f'resources_per_trial must be a dict such as {{"cpu": 1, "gpu": 0.5}}, got {resources!r}')
+    for name, amount in resources.items():
+        if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < math.inf:
+            raise SettingError(f"resources_per_trial must be numbers from 0, got {amount!r} for {name!r}")
+        if name.lower() == "gpu" and amount > 1 and amount != int(amount):
+            raise SettingError(f"resources_per_trial may share one GPU or take whole ones, got {amount!r} GPUs")
+    if not any(resources.values()):
+        raise SettingError(f"resources_per_trial must ask for something, got {dict(resources)!r}")
+    return {_NAMES.get(name.lower(), name): amount for name, amount in resources.items()}
+
+
+def _said(resources: Mapping[str, float]) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
+
+
+def _loss(error: BaseException | None) -> Loss:
+    """How an actor was lost, from what Ray says of it."""
+    text = "" if error is None else str(error)
+    if error is None:
+        return Loss("left")
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return Loss(f"could not start: {error.cause}", text)
+    if "node has died" in text or "node was terminated" in text or "preempted" in text:
+        return Loss("died with its node", text, with_place=True)
+    if "running low on memory" in text or isinstance(error, ray.exceptions.OutOfMemoryError):
+        return Loss("was killed by Ray, for its node was running out of memory", text)
+    if isinstance(error, ray.exceptions.RayActorError):
+        return Loss("died (it was killed, crashed, or out of memory)", text)
+    return Loss(f"could not start: {text.splitlines()[0] if text else type(error).__name__}", text)

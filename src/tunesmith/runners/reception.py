@@ -1,0 +1,110 @@
+"""Where workers on other machines come to the driver: a port on which they prove that they were invited, and it too."""
+
+from __future__ import annotations
+
+import platform
+import secrets
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+
+from tunesmith.errors import TunesmithError
+
+_ARRIVAL_LIMIT = 30.0  # seconds for a worker to reach the driver
+_PROOF_LIMIT = 10.0  # seconds for either to prove itself
+_KEEP_ALIVE = {"KEEPIDLE": 15, "KEEPINTVL": 5, "KEEPCNT": 3}  # a host that is gone is noticed within half a minute
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """What a worker needs to come to the driver."""
+
+    host: str
+    port: int
+    worker: int
+    key: bytes = field(repr=False)
+
+    def accept(self) -> Connection:
+        """Come to the driver, from the worker. Raises ConnectionError when it cannot be reached."""
+        try:
+            line = socket.create_connection((self.host, self.port), timeout=_ARRIVAL_LIMIT)
+        except OSError as error:
+            raise ConnectionError(
+                f"a worker must reach the driver, and {platform.node()} cannot connect to {self.host}:{self.port} "
+                f"({error}); run the driver inside the cluster, and let its nodes connect to it"
+            ) from error
+        connection = _as_connection(line)
+        answer_challenge(connection, self.key)
+        deliver_challenge(connection, self.key)
+        _without_limit(connection)
+        connection.send_bytes(str(self.worker).encode())
+        return connection
+
+
+class Reception:
+    """The port, at the driver. `arrived(worker, connection)` is called in a thread of its own."""
+
+    def __init__(self, host: str, arrived: Callable[[int, Connection], None]) -> None:
+        self._arrived = arrived
+        self._key = secrets.token_bytes(32)
+        try:
+            self._listener = socket.create_server((host, 0), backlog=1024)
+        except OSError as error:
+            raise TunesmithError(f"the driver must listen at the address of its node, {host}: {error}") from error
+        self._host, self._port = self._listener.getsockname()[:2]
+        self._thread = threading.Thread(target=self._receive, name="tunesmith-reception", daemon=True)
+        self._thread.start()
+
+    def invite(self, worker: int) -> Invitation:
+        """An invitation for one worker."""
+        return Invitation(self._host, self._port, worker, self._key)
+
+    def close(self) -> None:
+        """Receive nobody any more."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
+        self._listener.close()
+        self._thread.join()
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                line, _ = self._listener.accept()
+            except OSError:
+                return
+            connection = _as_connection(line)
+            try:
+                deliver_challenge(connection, self._key)
+                answer_challenge(connection, self._key)
+                worker = int(connection.recv_bytes(64))
+                _without_limit(connection)
+            except Exception:  # noqa: BLE001  a stranger, whatever it says; a worker that fails says so to its launcher
+                connection.close()
+            else:
+                self._arrived(worker, connection)
+
+
+def _as_connection(line: socket.socket) -> Connection:
+    """A socket as a connection: small messages leave at once, a host that is gone is noticed, and a silent one waited for no longer."""
+    line.settimeout(None)  # blocking: the limits are the kernel's
+    _set_limit(line, _PROOF_LIMIT)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEP_ALIVE.items():
+        if hasattr(socket, f"TCP_{name}"):
+            line.setsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}"), value)
+    return Connection(line.detach())
+
+
+def _set_limit(line: socket.socket, seconds: float) -> None:
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(seconds), 0))
+
+
+def _without_limit(connection: Connection) -> None:
+    line = socket.socket(fileno=connection.fileno())
+    _set_limit(line, 0)
+    line.detach()

@@ -1,0 +1,83 @@
+"""Trials are stopped only when neither their curve nor their configuration leaves them much of a chance."""
+
+import numpy as np
+import pytest
+
+from tunesmith.engine import Number
+from tunesmith.engine.stopper import FULL, Curve, expected_end, median_falls, outlook
+
+SPACE = {"x": Number(0.0, 1.0)}
+SHARES = np.arange(1, 11) / 10
+
+
+def curve(x: float, *, until: int = 10, shape=lambda x, s: x + np.exp(-4 * s)) -> Curve:
+    losses = shape(x, SHARES)
+    return Curve({"x": x}, SHARES[:until], losses[:until], float(losses[-1]) if until == 10 else None)
+
+
+FULL_TRIALS = [curve(x) for x in (0.1, 0.3, 0.5, 0.7, 0.9)]
+
+
+def chance(x: float, until: int, full=FULL_TRIALS, **kwargs) -> float:
+    found = outlook(SPACE, full, curve(x, until=until, **kwargs))
+    assert found is not None
+    return found.chance
+
+
+def test_a_trial_far_above_the_others_has_little_chance() -> None:
+    assert chance(3.0, 5) < 0.2
+
+
+def test_a_trial_below_the_others_has_every_chance() -> None:
+    assert chance(0.0, 5) > 0.5
+
+
+def test_nothing_is_said_before_enough_full_trials() -> None:
+    assert outlook(SPACE, FULL_TRIALS[: FULL - 1], curve(3.0, until=5)) is None
+
+
+def test_full_trials_that_reported_only_later_say_nothing() -> None:
+    late = [Curve(c.params, c.shares[5:], c.losses[5:], c.end) for c in FULL_TRIALS]
+    assert outlook(SPACE, late, curve(3.0, until=3)) is None
+
+
+def test_curves_that_plunge_in_mid_run_let_a_high_trial_live_until_then() -> None:
+    def plunge(x, s):
+        return x + np.where(s < 0.65, 5.0 - x, 0.0)
+
+    full = [curve(x, shape=plunge) for x in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    assert chance(0.2, 6, full, shape=lambda x, s: plunge(x, s) + 0.5) == 1.0
+    assert chance(3.0, 8, full, shape=plunge) < 0.2
+
+
+def test_the_lowest_point_counts_where_trials_end_at_the_best_of_their_curves() -> None:
+    def valley(x, s):
+        return x + (s - 0.5) ** 2
+
+    full = [
+        Curve(c.params, c.shares, c.losses, float(c.losses.min()))
+        for x in (0.1, 0.3, 0.5, 0.7)
+        for c in [curve(x, shape=valley)]
+    ]
+    best_so_far = curve(0.05, until=9, shape=valley)
+    found = outlook(SPACE, full, best_so_far)
+    assert found is not None
+    assert found.chance == 1.0  # its lowest is below the others' lowest, although it rises again
+
+
+def test_the_configuration_counts_beside_the_curve() -> None:
+    rng = np.random.default_rng(0)
+    full = []
+    for x in np.linspace(0, 1, 12):
+        losses = np.r_[rng.normal(1.0, 0.01, 9), 0.9 * x]
+        full.append(Curve({"x": float(x)}, SHARES, losses, float(losses[-1])))
+    level = np.full(3, 1.6)
+    bad, good = (outlook(SPACE, full, Curve({"x": x}, SHARES[:3], level)) for x in (0.95, 0.02))
+    assert bad is not None
+    assert good is not None
+    assert bad.chance < good.chance
+
+
+def test_a_stopped_trial_is_taken_to_fall_as_the_others_did() -> None:
+    stopped = curve(0.6, until=4)
+    assert expected_end(median_falls(FULL_TRIALS), stopped) == pytest.approx(curve(0.6).end, abs=1e-6)
