@@ -68,7 +68,12 @@ def test_a_finished_study_is_resumed_after_a_retry_only(run, home):
     done = run("resume", "first")
     assert done.code == 1
     assert "study 'first' is finished: 13 complete, 2 failed" in done.err
-    assert run("retry", 2, "first", "--json").json == {"study": "first", "trial": 2, "attempt": 2, "running": False}
+    assert run("retry", 2, "first", "--json").json == {
+        "study": "first",
+        "trial": 2,
+        "attempt": 2,
+        "activity": "stopped",
+    }
     assert not tunesmith.load_study("first").info.settings["finished"]
 
 
@@ -94,7 +99,7 @@ def test_a_trial_that_cannot_be_is_not_enqueued(run, home, assignment, message):
 def test_an_enqueued_trial_beyond_the_budget_is_said(run, home):
     done = run("enqueue", "first", "x=1", "kind=b")
     assert "trial 15 waits with {'x': 1.0, 'kind': 'b'}" in done.out
-    assert "budget of 15 trials is spent" in done.err
+    assert "budget of 15 trials is spent" in done.out
 
 
 def test_rm_removes_the_study_and_nothing_else_of_the_directory(run, home):

@@ -32,7 +32,8 @@ def _found() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
-def dom(url: str, profile: os.PathLike[str]) -> str:
-    """The page's HTML after its scripts have run."""
-    command = [executable(), *FLAGS, f"--user-data-dir={profile}", "--virtual-time-budget=5000", "--dump-dom", url]
+def dom(url: str, profile: os.PathLike[str], *, live: bool = False) -> str:
+    """The page's HTML after its scripts have run; a live page never ends to load: it gets some seconds."""
+    wait = "--timeout=5000" if live else "--virtual-time-budget=5000"
+    command = [executable(), *FLAGS, f"--user-data-dir={profile}", wait, "--dump-dom", url]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout

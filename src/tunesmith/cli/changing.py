@@ -16,15 +16,15 @@ from typing import Annotated, Any
 
 import typer
 
+from tunesmith import steering
 from tunesmith.cli.find import JsonOption, StudyArgument, TrialArgument, opened, study_directory
 from tunesmith.cli.shown import print_json
-from tunesmith.errors import SettingError, StudyLockedError, TunesmithError
+from tunesmith.errors import StudyLockedError, TunesmithError
 from tunesmith.masking import MASK
 from tunesmith.record import FILE, LOCK
 from tunesmith.record_lock import Driver, driver_of
 from tunesmith.record_repair import Finding, examine, repair
 from tunesmith.study import Study
-from tunesmith.trial import contains, fitted
 
 _OURS = (FILE, f"{FILE}-wal", f"{FILE}-shm", LOCK, "report.html")
 
@@ -32,14 +32,9 @@ _OURS = (FILE, f"{FILE}-wal", f"{FILE}-shm", LOCK, "report.html")
 def retry(trial: TrialArgument, study: StudyArgument = None, *, as_json: JsonOption = False) -> None:
     """Let a failed trial run again, with the same values, from its last checkpoint."""
     known = opened(study, writing=True)
-    again = known.record.retry(trial)
-    known.record.update_settings(finished=False)
-    _say(
-        known,
-        {"trial": again.number, "attempt": again.attempt},
-        f"trial {trial} waits for attempt {again.attempt}",
-        as_json=as_json,
-    )
+    again = steering.retry(known, trial)
+    facts = {"trial": again.number, "attempt": again.attempt}
+    _say(known, facts, f"trial {trial} waits for attempt {again.attempt}", as_json=as_json)
 
 
 def enqueue(
@@ -50,53 +45,18 @@ def enqueue(
 ) -> None:
     """Add a trial with these parameters; it runs next."""
     known = opened(study, writing=True)
-    params = _checked(known, dict(_assignment(text) for text in values))
-    number = known.record.add_waiting(params, attrs={"enqueued": True})
+    number, params = steering.enqueue(known, values)
     _say(known, {"trial": number, "params": params}, f"trial {number} waits with {params}", as_json=as_json)
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    name, sign, value = text.partition("=")
-    if not sign or not name:
-        raise SettingError(f"a parameter is given as NAME=VALUE, got {text!r}")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, {"None": None, "True": True, "False": False}.get(value, value)
-
-
-def _checked(study: Study, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters in their own types. Raises SettingError for what no trial of the study could have."""
-    spaces: dict[str, list[Any]] = {}
-    for t in study.trials:
-        for name, distribution in t.distributions.items():
-            if distribution not in spaces.setdefault(name, []):
-                spaces[name].append(distribution)
-    if not spaces:  # nothing has run yet: the search itself will say
-        return dict(params)
-    result = {}
-    for name, value in params.items():
-        if name not in spaces:
-            raise SettingError(f"study {study.name!r} has no parameter {name!r}; it has {', '.join(sorted(spaces))}")
-        fitting = [d for d in spaces[name] if contains(d, value)]
-        if not fitting:
-            raise SettingError(f"{name} must lie in {' or '.join(map(str, spaces[name]))}, got {value!r}")
-        result[name] = fitted(fitting[-1], value)
-    return result
 
 
 def stop(study: StudyArgument = None, *, as_json: JsonOption = False) -> None:
     """Ask a running search to stop: its trials pause at their next report or step, and resume later."""
     known = opened(study, writing=True)
-    driver = driver_of(known.directory)
-    if driver is None:
-        raise TunesmithError(f"study {known.name!r} in {known.directory} is not running: nothing to stop")
-    known.record.update_settings(stop="asked on the command line")
-    text = f"{driver} will pause its trials at their next report or step; tunesmith resume goes on"
+    driver = steering.stop(known, "asked on the command line")
     if as_json:
         print_json({"study": known.name, "pid": driver.pid, "host": driver.host})
     else:
-        typer.echo(text)
+        typer.echo(f"{driver} will pause its trials at their next report or step; tunesmith resume goes on")
 
 
 def resume(study: StudyArgument = None, *, as_json: JsonOption = False) -> None:
@@ -200,15 +160,10 @@ def _refuse_driven(directory: Path, name: str, what: str) -> None:
 
 
 def _say(study: Study, facts: Mapping[str, Any], text: str, *, as_json: bool) -> None:
-    running = driver_of(study.directory) is not None
     if as_json:
-        print_json({"study": study.name, **facts, "running": running})
-        return
-    typer.echo(f"{text}; {'it runs next' if running else 'it runs when the search goes on (tunesmith resume)'}")
-    total = study.info.settings.get("n_trials")
-    done = sum(t.state.finished or t.state.value == "RUNNING" for t in study.trials)
-    if total is not None and done >= total:
-        typer.echo(f"the study's budget of {total} trials is spent: start it with a larger n_trials", err=True)
+        print_json({"study": study.name, **facts, "activity": steering.activity(study)})
+    else:
+        typer.echo(f"{text}; {steering.outlook(study)}")
 
 
 commands: dict[str, Callable[..., None]] = {

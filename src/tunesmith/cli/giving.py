@@ -1,16 +1,20 @@
-"""Commands that write a study in another form: report, export."""
+"""Commands that write a study in another form: report, dashboard, export."""
 
 from __future__ import annotations
 
 import json
+import os
+import secrets
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tunesmith.cli.find import JsonOption, StudyArgument, opened
+from tunesmith.cli.find import JsonOption, StudyArgument, opened, studies_below
 from tunesmith.errors import SettingError
+from tunesmith.report.dashboard import Dashboard
 from tunesmith.report.page import write_report
 
 FORMATS = {"csv": ".csv", "parquet": ".parquet", "optuna": ".log"}
@@ -55,4 +59,25 @@ def export(
     typer.echo(json.dumps({"export": str(path)}) if as_json else str(path))
 
 
-commands: dict[str, Callable[..., None]] = {"report": report, "export": export}
+def dashboard(
+    directory: Annotated[Path, typer.Argument(help="Where the studies lie, or one of them.")] = Path(),
+    *,
+    host: Annotated[
+        str, typer.Option("--host", help="The address to serve on; others than this machine need the token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: a free one.")] = 8765,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve the report pages of all studies below a directory, live, until Ctrl-C."""
+    if not directory.is_dir():
+        raise SettingError(f"a dashboard shows the studies below a directory, got {str(directory)!r}, which is none")
+    token = os.environ.get("TUNESMITH_TOKEN") or secrets.token_urlsafe(24)
+    with Dashboard(lambda: studies_below(directory), host=host, port=port, token=token) as server:
+        name = f"[{host}]" if ":" in host else host
+        url = f"http://{name}:{server.server_port}/?token={token}"
+        typer.echo(json.dumps({"url": url}) if as_json else f"{url}\n(Ctrl-C ends it)")
+        sys.stdout.flush()
+        server.serve_forever()
+
+
+commands: dict[str, Callable[..., None]] = {"report": report, "dashboard": dashboard, "export": export}

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from tunesmith.cli.find import JsonOption, StudyArgument, TrialArgument, opened, studies_below
-from tunesmith.cli.shown import activity, print_json, print_rich, print_table, standing_of, study_json, trial_json
+from tunesmith.cli.shown import print_json, print_rich, print_table, standing_of, study_json, trial_json
 from tunesmith.errors import RecordError, SettingError, TunesmithError
 from tunesmith.report.summary import (
     duration,
@@ -31,6 +31,7 @@ from tunesmith.report.summary import (
 from tunesmith.report.table import trial_table
 from tunesmith.report.terminal import standing_view
 from tunesmith.settings_text import as_flags, as_python, as_yaml
+from tunesmith.steering import activity
 from tunesmith.study import Study, load_study
 from tunesmith.trial import Trial, TrialState, signs
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from tunesmith.record_lock import driver_of
 from tunesmith.report.summary import Standing, plain, telling_parameters
+from tunesmith.steering import activity
 from tunesmith.study import Study
 from tunesmith.trial import Trial
 
@@ -85,13 +86,6 @@ def study_json(study: Study) -> dict[str, Any]:
         "states": states,
         "best": [trial_json(t, reports=False) for t in best],
     }
-
-
-def activity(study: Study) -> str:
-    """Whether somebody drives the study now, and else whether its budget was spent."""
-    if driver_of(study.directory) is not None:
-        return "running"
-    return "finished" if study.info.settings.get("finished") else "stopped"
 
 
 def standing_of(study: Study) -> Standing:

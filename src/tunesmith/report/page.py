@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -43,14 +43,9 @@ def render(study: Study) -> str:
 def page(name: str, data: Mapping[str, Any], *, live: bool = False) -> str:
     """The page for a study's data; a live one asks the server it came from, and nobody else, for what is new."""
     style, script = _assets()
-    policy = (
-        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
-        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
-        + ("; connect-src 'self'" if live else "")
-    )
     return (
         f'<!doctype html>\n<html lang="en" data-live="{str(live).lower()}"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy(live=live)}">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta name="referrer" content="no-referrer">\n'
         f"<title>{escape(name)} - tunesmith</title>\n<style>{style}</style></head>\n"
@@ -58,6 +53,32 @@ def page(name: str, data: Mapping[str, Any], *, live: bool = False) -> str:
         "<code>tunesmith.load_study(directory).to_dataframe()</code></noscript><main></main>\n"
         f'<script type="application/json" id="study">{island(data)}</script>\n'
         f"<script>{script}</script></body></html>\n"
+    )
+
+
+def policy(*, live: bool = False) -> str:
+    """The content security policy: this script, this style and nothing else; a live page may ask its own server."""
+    style, script = _assets()
+    return (
+        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
+        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
+        + ("; connect-src 'self'" if live else "")
+    )
+
+
+def index(studies: Sequence[tuple[str, str, str]]) -> str:
+    """A page that lists studies: address, name, and how each stands."""
+    style, _ = _assets()
+    rows = "".join(
+        f'<tr><td><a href="{escape(where)}">{escape(name)}</a></td><td>{escape(state)}</td></tr>'
+        for where, name, state in studies
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="10">\n'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>studies - tunesmith</title>\n<style>{style}</style></head>\n<body><main><h1>Studies</h1>"
+        f'<div class="scroll"><table><thead><tr><th>study</th><th>standing</th></tr></thead><tbody>{rows}</tbody></table>'
+        f"</div>{'' if studies else '<p>There is none below this directory yet.</p>'}</main></body></html>\n"
     )
 
 

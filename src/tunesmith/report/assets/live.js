@@ -69,6 +69,10 @@ if (live) {
   source.onmessage = (event) => {
     const focused = document.activeElement?.tagName === "INPUT"; // not under the reader's hands
     clearTimeout(waiting);
-    waiting = setTimeout(() => render(JSON.parse(event.data)), focused ? 5000 : 0);
+    waiting = setTimeout(() => {
+      const data = JSON.parse(event.data);
+      if (data.error) main.prepend(make("p", { role: "alert", textContent: data.error }));
+      else render(data);
+    }, focused ? 5000 : 0);
   };
 }
