@@ -331,3 +331,40 @@ def test_importances_need_trials(tmp_path: Path) -> None:
     )
     with pytest.raises(TunesmithError, match="need 6 completed trials with parameters, got 2"):
         study.importances()
+
+
+def test_the_best_trial_keeps_the_constraints(tmp_path: Path) -> None:
+    def objective(trial: tunesmith.LiveTrial) -> float:
+        x = trial.suggest_float("x", 0, 1)
+        trial.report(x, 1, metrics={"size": 10 * x})
+        return x
+
+    def small(metrics: dict[str, float]) -> list[float]:
+        return [metrics["size"] - 6.0]
+
+    settings = {"direction": "maximize", "directory": tmp_path, "progress": False, "seed": 0}
+    study = tunesmith.search(objective, n_trials=14, constraints=small, **settings)
+    assert 0.45 < study.best_trial.params["x"] <= 0.6
+    assert study.best_trials == (study.best_trial,)
+    assert all(t.constraints["0"] == pytest.approx(10 * t.params["x"] - 6) for t in study.completed())
+
+
+def test_constraints_are_computed_for_trials_that_ended_before(tmp_path: Path) -> None:
+    def objective(trial: tunesmith.LiveTrial) -> float:
+        trial.report(1.0, 1, metrics={"size": 1.0})
+        return trial.suggest_float("x", 0, 1)
+
+    settings = {"directory": tmp_path, "progress": False, "resume": True}
+    tunesmith.search(objective, n_trials=2, **settings)
+    study = tunesmith.search(objective, n_trials=3, constraints=lambda m: m["size"], **settings)
+    assert [t.constraints for t in study.trials] == [{"0": 1.0}] * 3
+    with pytest.raises(TunesmithError, match="keeps its constraints"):
+        _ = study.best_trial
+
+
+def test_a_bug_in_constraints_ends_the_search_and_names_the_metrics(tmp_path: Path) -> None:
+    with pytest.raises(UserFunctionError, match="KeyError: 'size'; the metrics of trial 0 are none"):
+        tunesmith.search(
+            lambda trial: trial.suggest_float("x", 0, 1),
+            n_trials=2, directory=tmp_path, progress=False, constraints=lambda m: m["size"],
+        )  # fmt: skip

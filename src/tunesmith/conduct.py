@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.backends import Setting, backend_class, check_options
+from tunesmith.constraints import Constraints, Function
 from tunesmith.errors import SettingError
 from tunesmith.loop import Budget, Loop
 from tunesmith.report.page import write_report
@@ -147,6 +148,7 @@ def search(
     enqueue: Sequence[Mapping[str, Any]] = (),
     callbacks: Sequence[Any] = (),
     progress: bool = True,
+    constraints: Function | None = None,
     prune_metric: tuple[str, str] | None = None,
     compare_at: str = "share",
     workers: int | Literal["auto"] | None = None,
@@ -164,6 +166,8 @@ def search(
     `n_trials` is the total of the study over all starts; `timeout` is in seconds. `study` names the study,
     `directory` holds it; with `resume="auto"` an unfinished study of the same objective goes on. `enqueue` are
     parameters to try first, `callbacks` observers of the search (see docs), `options` go to the backend.
+    `constraints(metrics)` gives one number, or several, that are to be at most 0, from the metrics that a completed trial
+    reported last or returned: the best trial is among those that keep to them.
 
     `workers` runs trials in so many processes ("auto": one per GPU, else per `threads_per_trial` cores), each with
     `gpus_per_trial` (a share, or several); a trial that runs longer than `trial_timeout` seconds is ended there. None
@@ -191,7 +195,7 @@ def search(
         space=static,
         enqueue=enqueue,
         budget=Budget(n_trials, timeout, max_failures, max_retries),
-        callbacks=callbacks,
+        callbacks=[*([] if constraints is None else [Constraints(constraints)]), *callbacks],
         progress=progress,
         prune_metric=prune_metric,
         compare_at=compare_at,

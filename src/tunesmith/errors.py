@@ -57,7 +57,7 @@ class SearchFailedError(TunesmithError, RuntimeError):
 
 
 class UserFunctionError(TunesmithError, RuntimeError):
-    """`hp_space` or `compute_objective` raised: a bug in the search's own functions, not a failed trial."""
+    """`hp_space`, `compute_objective` or `constraints` raised: a bug in the search's own functions, not a failed trial."""
 
 
 class ServiceError(TunesmithError, ConnectionError):

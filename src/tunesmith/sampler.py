@@ -73,4 +73,6 @@ def _observation(trial: FrozenTrial, directions: Sequence[StudyDirection]) -> Ob
     if not trial.params:
         return None
     signs = [-1.0 if d is StudyDirection.MAXIMIZE else 1.0 for d in directions]
-    return Observation(trial.params, tuple(s * v for s, v in zip(signs, values, strict=True)))
+    constraints = getattr(trial, "constraints", {})  # Optuna >= 5.0
+    losses = tuple(s * v for s, v in zip(signs, values, strict=True))
+    return Observation(trial.params, losses, tuple(constraints.values()), trial.number)

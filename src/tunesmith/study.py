@@ -87,9 +87,9 @@ class Study:
 
     @property
     def best_trial(self) -> Trial:
-        """The completed trial with the best objective (the first one of equals).
+        """The completed trial with the best objective (the first one of equals) among those that keep their constraints.
 
-        Raises TunesmithError when no trial has completed, SettingError when there are several objectives.
+        Raises TunesmithError when there is none, SettingError when there are several objectives.
         """
         if len(self.directions) > 1:
             raise SettingError(
@@ -98,13 +98,19 @@ class Study:
         done = self.completed()
         if not done:
             raise TunesmithError(f"no trial of study {self.name!r} has completed: {self.summary()}")
+        done = [t for t in done if t.feasible]
+        if not done:
+            raise TunesmithError(
+                f"no completed trial of study {self.name!r} keeps its constraints: loosen them, or go on"
+            )
         sign = signs(self.directions)[0]
         return min(done, key=lambda t: (sign * _values(t)[0], t.number))
 
     @property
     def best_trials(self) -> tuple[Trial, ...]:
-        """The Pareto set, best first objective first (with one objective: its best trial); empty if none completed."""
-        done = self.completed()
+        """The Pareto set, best first objective first (with one objective: its best trial), of the completed trials that
+        keep their constraints; empty if there are none."""  # noqa: D205, D209  one sentence
+        done = [t for t in self.completed() if t.feasible]
         if not done:
             return ()
         if len(self.directions) == 1:

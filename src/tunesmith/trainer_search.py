@@ -15,6 +15,7 @@ from transformers.trainer_utils import BestRun, HPSearchBackend
 
 from tunesmith import arguments, checkpoints
 from tunesmith.conduct import Plan, as_directions, conduct
+from tunesmith.constraints import Constraints, Function
 from tunesmith.errors import SettingError
 from tunesmith.hp_space import Probe, as_space_function, default_space
 from tunesmith.loop import Budget
@@ -75,6 +76,7 @@ def hyperparameter_search(
     callbacks: Sequence[Any] = (),
     strict: bool = False,
     progress: bool = True,
+    constraints: Function | None = None,
     prune_metric: tuple[str, str] | None = None,
     compare_at: str = "share",
     **options: Any,
@@ -104,6 +106,8 @@ def hyperparameter_search(
         callbacks: observers of the search.
         strict: a hyperparameter that nothing reads is an error, not a warning.
         progress: show the search.
+        constraints: metrics -> one number, or several, that are to be at most 0: the best trial is among those that keep
+            to them.
         prune_metric: (name, direction) for pruning with several objectives.
         compare_at: pruners compare trials at equal "share" of training, "step", "epoch" or "examples".
         options: for the backend, for Optuna: sampler, pruner, storage, study_name, load_if_exists.
@@ -139,7 +143,11 @@ def hyperparameter_search(
         space=function.static,
         enqueue=[*_current(trainer, sampled, options), *enqueue],
         budget=Budget(n_trials, timeout, max_failures, max_retries),
-        callbacks=[checkpoints.DiskWatch(checkpoints.checked_keep(keep_checkpoints), expected), *callbacks],
+        callbacks=[
+            checkpoints.DiskWatch(checkpoints.checked_keep(keep_checkpoints), expected),
+            *([] if constraints is None else [Constraints(constraints)]),
+            *callbacks,
+        ],
         progress=progress,
         prune_metric=prune_metric,
         compare_at=compare_at,

@@ -24,6 +24,7 @@ from tunesmith.errors import SpaceError
 Space = Mapping[str, BaseDistribution]
 Params = Mapping[str, Any]
 
+CONSTRAINT = "constraint:"  # a trial's attributes that begin so are the values of its constraints
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -95,6 +96,16 @@ class Trial:
     def value(self) -> float | None:
         """The objective of a completed trial with one objective."""
         return self.values[0] if self.values is not None and len(self.values) == 1 else None
+
+    @property
+    def constraints(self) -> dict[str, float]:
+        """The values of the constraints that were set, by name; each is kept when it is at most 0."""
+        return {k.removeprefix(CONSTRAINT): v for k, v in self.attrs.items() if k.startswith(CONSTRAINT)}
+
+    @property
+    def feasible(self) -> bool:
+        """Whether the trial kept all its constraints."""
+        return all(value <= 0 for value in self.constraints.values())
 
     @property
     def duration(self) -> float | None:
@@ -320,14 +331,13 @@ class LiveTrial(BaseTrial):
 
     def set_constraint(self, key: str, value: float) -> None:
         """Store a constraint's value; the trial is feasible when it is at most 0."""
-        self._link.annotate(f"constraint:{key}", float(value))
-        self._attrs[f"constraint:{key}"] = float(value)
+        self._link.annotate(CONSTRAINT + key, float(value))
+        self._attrs[CONSTRAINT + key] = float(value)
 
     @property
     def constraints(self) -> dict[str, float]:
         """The constraints set so far."""
-        prefix = "constraint:"
-        return {k.removeprefix(prefix): v for k, v in self._attrs.items() if k.startswith(prefix)}
+        return {k.removeprefix(CONSTRAINT): v for k, v in self._attrs.items() if k.startswith(CONSTRAINT)}
 
 
 def _checked(name: str, kind: type[BaseDistribution], *args: Any, **kwargs: Any) -> BaseDistribution:

@@ -106,3 +106,25 @@ def test_a_search_with_a_pruner_prunes_and_says_why() -> None:
     pruned = [t for t in study.trials if t.state is TrialState.PRUNED]
     assert pruned
     assert all("MedianPruner" in (t.reason or "") for t in pruned)
+
+
+def test_it_says_why_in_the_objectives_direction() -> None:
+    why = backend(history(-1.0), "maximize").ask(8, {}).why
+    at, low, high = why["expected"][0]
+    assert low <= at <= high
+    assert at == pytest.approx(0.0, abs=0.05)
+    assert "expects" in why["text"]
+    assert all(f"{n}" in why["text"] for n in why["nearest"])
+
+
+def test_failures_that_say_nothing_of_the_parameters_are_not_learned_from() -> None:
+    trials = history()
+    alone = backend(trials).ask(9, {}).params
+    for reason, same in (("lost: signal 9", True), ("timeout: 60 s", True), ("oom: CUDA", False), ("nan: loss", False)):
+        failed = dataclasses.replace(finished(8, 0.31, TrialState.FAILED), reason=reason)
+        assert (backend([*trials, failed]).ask(9, {}).params == alone) is same
+
+
+def test_constraints_that_were_set_are_kept_to() -> None:
+    trials = [dataclasses.replace(t, attrs={"constraint:size": t.params["x"] - 0.2}) for t in history()]
+    assert backend(trials).ask(8, {}).params["x"] < 0.25

@@ -74,7 +74,7 @@ def test_the_search_spreads_over_the_front(objectives: int) -> None:
 
 def test_long_histories_are_thinned_and_keep_the_front() -> None:
     losses = np.random.default_rng(0).random((600, 2))
-    rows = thinned(losses, np.random.default_rng(0))
+    rows = thinned(losses, np.ones(600, bool), np.random.default_rng(0))
     assert len(rows) < 200
     assert set(np.flatnonzero(nondominated(losses))) <= set(rows.tolist())
 

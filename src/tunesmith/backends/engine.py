@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.backends import Proposal, Setting
 from tunesmith.backends.known import drawn, seen_space
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
 
     from tunesmith.backends.pruning import Judge
+
+
+UNTOLD = ("lost", "timeout", "interrupted")  # failures that say nothing of the parameters: they are not learned from
 
 
 class EngineBackend:
@@ -43,7 +47,7 @@ class EngineBackend:
         pending = [{**t.offered, **t.params} for t in before if not t.state.finished]
         seed = self._setting.seed
         found = suggest(dimensions(space), finished, pending, seed=seed, number=number, fixed=fixed)
-        return Proposal({**found.params, **fixed}, drawn(seed, number), found.why)
+        return Proposal({**found.params, **fixed}, drawn(seed, number), _told(found.why, self._signs))
 
     def judge(self, trial: Trial) -> Decision:
         """What the pruner says, if there is one."""
@@ -66,14 +70,42 @@ class EngineBackend:
             values: tuple[float, ...] = trial.values
         elif trial.state is TrialState.PRUNED and trial.reports:
             values = trial.reports[-1].values if expected is None else (expected,)
-        elif trial.state is TrialState.FAILED:
+        elif trial.state is TrialState.FAILED and not (trial.reason or "").startswith(UNTOLD):
             values = (float("nan"),) * len(self._signs)
         else:
             return None
-        return Observation(trial.params, tuple(s * v for s, v in zip(self._signs, values, strict=True)))
+        losses = tuple(s * v for s, v in zip(self._signs, values, strict=True))
+        return Observation(trial.params, losses, tuple(trial.constraints.values()), trial.number)
 
 
 def _judge(pruner: BasePruner, setting: Setting) -> Judge:
     from tunesmith.backends.pruning import Judge  # noqa: PLC0415  only searches that prune need Optuna's studies
 
     return Judge(pruner, setting)
+
+
+def _told(why: Mapping[str, Any], to_losses: Sequence[float]) -> dict[str, Any]:
+    """The engine's account with objectives for losses, and as a sentence (`text`)."""
+    told = dict(why)
+    if "expected" in told:
+        bands = [[s * v for v in band] for s, band in zip(to_losses, told["expected"], strict=True)]
+        told["expected"] = [[at, min(low, high), max(low, high)] for at, low, high in bands]
+    told["text"] = _sentence(told)
+    return told
+
+
+def _sentence(why: Mapping[str, Any]) -> str:
+    """Why, in words and numbers."""
+    if why["how"] == "start":
+        return "a first look at the space"
+    if why["how"] == "constraints":
+        return f"no trial keeps its constraints yet; the chance here is {why['chance_to_succeed']:.0%}"
+    if why["how"] != "model":
+        return str(why["how"])
+    word = "explores where little is known" if why["mode"] == "explore" else "exploits what is known"
+    bands = [f"{at:.4g} ({low:.4g} to {high:.4g})" for at, low, high in why.get("expected", ())]
+    parts = [word, *([f"expects {', '.join(bands)}"] if bands else [])]
+    parts.append(f"nearest: trials {', '.join(map(str, why['nearest']))}")
+    if "chance_to_succeed" in why:
+        parts.append(f"{why['chance_to_succeed']:.0%} chance to succeed")
+    return "; ".join(parts)

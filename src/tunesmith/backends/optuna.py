@@ -20,13 +20,12 @@ from tunesmith.backends import Proposal, Setting
 from tunesmith.backends.pruning import Judge
 from tunesmith.errors import SettingError
 from tunesmith.export import quiet_study, to_frozen
-from tunesmith.trial import Decision, Params, Trial, TrialState
+from tunesmith.trial import CONSTRAINT, Decision, Params, Trial, TrialState
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
 
 _OURS = "tunesmith"  # user attribute: which of our studies wrote the trial, and as which
-_CONSTRAINT = "constraint:"  # how LiveTrial.set_constraint stores one
 
 
 class OptunaBackend:
@@ -143,7 +142,7 @@ class OptunaBackend:
                 internal = distribution.to_internal_repr(trial.params[name])
                 mine.storage.set_trial_param(mine._trial_id, name, internal, distribution)  # noqa: SLF001
         for key, attr in trial.attrs.items():
-            if not key.startswith(_CONSTRAINT):
+            if not key.startswith(CONSTRAINT):
                 mine.set_user_attr(key, attr)
         _constrain(mine, trial)
         if len(self._setting.directions) == 1:
@@ -202,9 +201,9 @@ def _frozen(trial: Trial) -> FrozenTrial:
 
 
 def _constrain(theirs: OptunaTrial | FrozenTrial, trial: Trial) -> None:
-    for key, value in trial.attrs.items():
-        if key.startswith(_CONSTRAINT) and hasattr(theirs, "set_constraint"):  # Optuna >= 5.0
-            theirs.set_constraint(key.removeprefix(_CONSTRAINT), value)
+    for key, value in trial.constraints.items():
+        if hasattr(theirs, "set_constraint"):  # Optuna >= 5.0
+            theirs.set_constraint(key, value)
 
 
 def _stateless(sampler: BaseSampler) -> bool:

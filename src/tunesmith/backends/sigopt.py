@@ -131,7 +131,7 @@ class SigOptBackend:
             return None
         objectives = _objectives(self._setting.directions)
         found: dict[str, float] = dict(zip(objectives, values, strict=True))
-        noted = {k.removeprefix("constraint:"): v for k, v in trial.attrs.items() if k.startswith("constraint:")}
+        noted = trial.constraints
         reported = {**({} if last is None else last.metrics), **trial.metrics, **noted}
         for metric in self._metrics[len(objectives) :]:
             name = metric["name"]

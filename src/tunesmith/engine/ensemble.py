@@ -9,7 +9,7 @@ over hyperparameters of Snoek et al. 2012, arXiv:1206.2944, section 3.2).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,16 +24,22 @@ _GROWTH = 1.1  # hyperparameters are fitted anew when the history has grown by a
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Processes on the same `points` (n, columns), and the best value (lowest posterior mean) that each knows of."""
+    """Processes on the same `points` (n, columns) with `losses` (n,), and the best value (lowest mean) each is to beat."""
 
     points: Array
+    losses: Array
     members: tuple[gp.Posterior, ...]
     best: tuple[float, ...]
 
     def believing(self, points: Array) -> Ensemble:
         """The ensemble given also that it is as expected at `points` (m, columns): there, nothing is to be gained."""
         best = tuple(min(b, float(m.mean(points).min())) for m, b in zip(self.members, self.best, strict=True))
-        return Ensemble(np.vstack([self.points, points]), tuple(m.believing(points) for m in self.members), best)
+        members = tuple(m.believing(points) for m in self.members)
+        return Ensemble(np.vstack([self.points, points]), self.losses, members, best)
+
+    def against(self, points: Array) -> Ensemble:
+        """The same processes, to beat the best of `points` only: what trials broke a constraint to reach does not count."""
+        return replace(self, best=tuple(float(m.mean(points).min()) for m in self.members))
 
     def predict(self, points: Array) -> tuple[Array, Array]:
         """Mean and variance of the mixture of the members at points (m, columns); shapes (m,)."""
@@ -58,7 +64,7 @@ def ensemble(points: Array, y: Array, group: Index) -> Ensemble:
     rows = thinned(y, MODEL_ON)
     at, warped = points[rows], warp.half_rank(y[rows])
     members = tuple(gp.condition(at, warped, group, theta) for theta in thetas)
-    return Ensemble(at, members, tuple(float(m.mean(at).min()) for m in members))
+    return Ensemble(at, y[rows], members, tuple(float(m.mean(at).min()) for m in members))
 
 
 def thinned(y: Array, most: int) -> Index:

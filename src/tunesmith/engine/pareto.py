@@ -6,7 +6,6 @@ Losses are rows (n, objectives), lower is better; everything here works for two 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from tunesmith.engine.acquire import log_h, maximise
 from tunesmith.engine.encoding import Array, Cube, Index, Rng
+from tunesmith.engine.feasible import Limits
 from tunesmith.engine.gp import Posterior, fit
 from tunesmith.engine.warp import half_rank
 
@@ -91,32 +91,47 @@ def log_volume_gain(posteriors: Sequence[Posterior], front: Array, reference: Ar
 
 
 def propose(
-    cube: Cube, known: Array, losses: Array, waiting: Array, *, avoid: Array, fixed: Mapping[str, Any], rng: Rng
-) -> tuple[Array, list[Posterior]]:
-    """The point (columns,) where the dominated volume is expected to grow most, and the model of each objective.
+    cube: Cube,
+    known: Array,
+    losses: Array,
+    waiting: Array,
+    *,
+    allowed: NDArray[np.bool_],
+    limits: Limits,
+    avoid: Array,
+    fixed: Mapping[str, Any],
+    rng: Rng,
+) -> tuple[Array, list[Posterior], Array]:
+    """The point (columns,) where the dominated volume is expected to grow most, each objective's model, and its losses.
 
     `known` (n, columns) and `losses` (n, objectives) are what the models learn from, `waiting` the points under way, taken
-    to end as the models expect. The front is that of the models' means, so that a lucky run does not hide what is better;
-    the reference lies a tenth beyond the worst of them, so that the front is worth extending at its ends.
+    to end as the models expect. The front is that of the models' means at the `allowed` ones (n,), so that a lucky run does
+    not hide what is better; the reference lies a tenth beyond the worst mean, so that the front is worth extending at its
+    ends. The gain is weighted by the chance to stay within the `limits`.
     """
-    rows = thinned(losses, rng)
-    known, losses = known[rows], losses[rows]
+    rows = thinned(losses, allowed, rng)
+    known, losses, allowed = known[rows], losses[rows], allowed[rows]
     posteriors = [fit(known, half_rank(column), cube.group) for column in losses.T]
     if len(waiting):
         posteriors = [p.believing(waiting) for p in posteriors]
-    seen = np.vstack([known, waiting])
-    means = np.column_stack([p.mean(seen) for p in posteriors])
-    best = nondominated(means)
+    seen = np.vstack([known[allowed], waiting])
+    means = np.column_stack([p.mean(np.vstack([known, waiting])) for p in posteriors])
     reference = means.max(0) + 0.1 * np.ptp(means, axis=0)
-    gain = partial(log_volume_gain, posteriors, means[best], reference)
+    front = means[np.r_[allowed, np.ones(len(waiting), bool)]]
+    best = nondominated(front)
+
+    def gain(points: Array) -> Array:
+        return log_volume_gain(posteriors, front[best], reference, points) + limits.log_chance(points)
+
     starts = rng.permutation(seen[best])[:_STARTS]
-    return maximise(cube, gain, starts, avoid=avoid, fixed=fixed, rng=rng), posteriors
+    return maximise(cube, gain, starts, avoid=avoid, fixed=fixed, rng=rng), posteriors, losses
 
 
-def thinned(losses: Array, rng: Rng) -> Index:
-    """Indices of at most `_MODEL_ON` rows: the front, and others at random."""
+def thinned(losses: Array, allowed: NDArray[np.bool_], rng: Rng) -> Index:
+    """Indices of at most `_MODEL_ON` rows: the front of the `allowed` ones, and others at random."""
     if len(losses) <= _MODEL_ON:
         return np.arange(len(losses))
-    front = np.flatnonzero(nondominated(losses))[: _MODEL_ON // 2]
+    able = np.flatnonzero(allowed)
+    front = able[nondominated(losses[able])][: _MODEL_ON // 2]
     rest = rng.choice(np.setdiff1d(np.arange(len(losses)), front), _MODEL_ON - len(front), replace=False)
     return np.sort(np.r_[front, rest])

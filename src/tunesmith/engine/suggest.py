@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +14,26 @@ from tunesmith.engine import pareto, warp
 from tunesmith.engine.acquire import fresh, maximise, rounded
 from tunesmith.engine.encoding import Array, Cube, Dimension, Rng
 from tunesmith.engine.ensemble import Ensemble, ensemble
+from tunesmith.engine.feasible import Limits, limits
+from tunesmith.engine.why import account
 
 START = 4  # Sobol points before the first model
+_STARTS_NEAR = 5  # the best points known, near which the next is sought
 _STARTS = 16  # Sobol points in all, for trials asked for while none has finished
 
 
 @dataclass(frozen=True)
 class Observation:
-    """A trial as the engine sees it: parameters and losses (one per objective, lower is better; NaN when it failed)."""
+    """A trial as the engine sees it.
+
+    `losses` are one per objective, lower is better, NaN when the parameters made it fail; `constraints` are to be at most
+    0. `number` is how an account of a suggestion names the trial.
+    """
 
     params: Mapping[str, Any]
     losses: tuple[float, ...]
+    constraints: tuple[float, ...] = ()
+    number: int = -1
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,8 @@ def suggest(
     """The parameters for trial `number`; a pure function of its arguments.
 
     `history` are finished trials in order, `pending` the parameters of those under way: they are taken to end as the
-    model expects. `fixed` values are kept, and the others chosen to go with them. Two or three objectives are traded off
+    model expects. `fixed` values are kept, and the others chosen to go with them. A failed trial counts as one of median
+    loss, and gains are weighted by the chance to succeed: without the former, trials would crowd the boundary. Two or three objectives are traded off
     by the dominated volume, more by a random augmented Chebyshev scalarisation.
     """
     held = {} if fixed is None else fixed
@@ -71,28 +81,52 @@ def suggest_many(
     known = cube.encode([o.params for o in history])
     waiting = cube.encode([p for p in pending if p])
     losses = np.array([o.losses for o in history], float) if history else np.empty((0, 1))
-    started = np.isfinite(losses).all(1).sum() >= START
-    losses = np.column_stack([warp.impute(column) for column in losses.T]) if started else losses
+    ended = np.isfinite(losses).all(1)
+    allowed = ended & np.array([all(c <= 0 for c in o.constraints) for o in history], bool)
+    bounds = limits(known, ~ended, [o.constraints for o in history], cube.group)
+    losses = np.where(ended[:, None], losses, np.median(losses[ended], axis=0)) if ended.any() else losses
+    numbered = [o.number if o.number >= 0 else k for k, o in enumerate(history)]
     found: list[Suggestion] = []
     why: dict[str, Any]
     model: Ensemble | None = None
     for number in numbers:
         rng, avoid = np.random.default_rng([seed, number]), np.vstack([known, waiting])
-        if not started:
-            point, why = _start(cube, avoid, fixed, seed=seed, number=number), {"how": "start"}
+        if ended.sum() < START:
+            point = _start(cube, avoid, fixed, bounds, seed=seed, number=number)
+            why = {"how": "start"}
+        elif not allowed.any():
+            starts = known[np.argsort(-bounds.log_chance(known))[:_STARTS_NEAR]]
+            point = maximise(cube, bounds.log_chance, starts, avoid=avoid, fixed=fixed, rng=rng)
+            why = {"how": "constraints"}
         elif 1 < losses.shape[1] <= pareto.MOST:
-            point, _ = pareto.propose(cube, known, losses, waiting, avoid=avoid, fixed=fixed, rng=rng)
-            why = {"how": "model", "model": "volume", "observations": len(losses)}
+            point, models, learnt = pareto.propose(
+                cube, known, losses, waiting,
+                allowed=allowed, limits=bounds, avoid=avoid, fixed=fixed, rng=rng,
+            )  # fmt: skip
+            predicted = [m.predict(point[None]) for m in models]
+            why = account(predicted, learnt.T, known, numbered, point, models[0].inverse_lengths)
         else:
             if model is None or losses.shape[1] > 1:
-                model = ensemble(known, losses[:, 0] if losses.shape[1] == 1 else _joined(losses, rng), cube.group)
+                loss = losses[:, 0] if losses.shape[1] == 1 else _joined(losses, rng)
+                model = ensemble(known, loss, cube.group).against(known[allowed])
                 model = model.believing(waiting) if len(waiting) else model
-            point = maximise(cube, model.gain, model.leading(5), avoid=avoid, fixed=fixed, rng=rng)
-            why = _account(model, point, observations=len(losses))
+            gain = _weighted(model, bounds)
+            point = maximise(cube, gain, model.leading(_STARTS_NEAR), avoid=avoid, fixed=fixed, rng=rng)
+            predicted = [model.predict(point[None])] if losses.shape[1] == 1 else []
+            why = account(predicted, [model.losses], known, numbered, point, model.members[0].inverse_lengths)
             model = model.believing(point[None])
+        if bounds.processes:
+            why["chance_to_succeed"] = round(math.exp(float(bounds.log_chance(point[None])[0])), 3)
         found.append(Suggestion({**cube.decode(point), **fixed}, why))
         waiting = np.vstack([waiting, point])
     return found
+
+
+def _weighted(model: Ensemble, bounds: Limits) -> Callable[[Array], Array]:
+    """The gain, weighted by the chance that the trial succeeds."""
+    if not bounds.processes:
+        return model.gain
+    return lambda points: model.gain(points) + bounds.log_chance(points)
 
 
 def draw(dimension: Dimension, *, seed: int, number: int, name: str) -> Any:
@@ -102,17 +136,20 @@ def draw(dimension: Dimension, *, seed: int, number: int, name: str) -> Any:
     return cube.decode(cube.from_uniform(rng.random((1, 1)))[0])[name]
 
 
-def _start(cube: Cube, avoid: Array, fixed: Mapping[str, Any], *, seed: int, number: int) -> Array:
+def _start(cube: Cube, avoid: Array, fixed: Mapping[str, Any], bounds: Limits, *, seed: int, number: int) -> Array:
     """The middle of the space, then scrambled Sobol points (Owen 1998) by trial number; the first that is new.
 
     People choose ranges around what they expect to be good: on the benchmark's problems the middle alone is worth
-    several trials, and the model knows from it which ends of the ranges are too far out.
+    several trials, and the model knows from it which ends of the ranges are too far out. Where trials have failed, the
+    first point is taken whose chance to succeed is no less than most others'.
     """
     middle = np.full((1, len(cube)), 0.5)
     sobol = qmc.Sobol(len(cube), scramble=True, seed=np.random.default_rng([seed]))
     spare = np.random.default_rng([seed, number]).random((64, len(cube)))
     tries = np.vstack([middle, sobol.random(_STARTS)[number % _STARTS][None], spare])
-    return np.asarray(fresh(cube.hold(cube.from_uniform(tries), fixed), rounded(avoid))[0])
+    points = fresh(cube.hold(cube.from_uniform(tries), fixed), rounded(avoid))
+    chances = bounds.log_chance(points)
+    return np.asarray(points[int(np.argmax(chances >= np.median(chances)))])
 
 
 def _joined(losses: Array, rng: Rng) -> Array:
@@ -121,17 +158,3 @@ def _joined(losses: Array, rng: Rng) -> Array:
     scaled = (columns - columns.min(0)) / np.maximum(np.ptp(columns, axis=0), 1e-12)
     weights = rng.dirichlet(np.ones(losses.shape[1]))
     return np.asarray((weights * scaled).max(1) + 0.05 * scaled @ weights)
-
-
-def _account(model: Ensemble, point: Array, *, observations: int) -> dict[str, Any]:
-    """Why this point: where the model expects it among the losses seen, and whether it explores."""
-    mean, variance = model.predict(point[None])
-    sd = math.sqrt(float(variance[0]))
-    return {
-        "how": "model",
-        "model": "improvement",
-        "expected_sd_from_mean": round(float(mean[0]), 4),
-        "uncertainty": round(sd, 4),
-        "mode": "explore" if sd > abs(float(mean[0])) else "exploit",
-        "observations": observations,
-    }

@@ -39,6 +39,15 @@ def half_rank(y: Array) -> Array:
     return standard(np.where(good, y, median + (deviation or 1e-9) * scores / unit))
 
 
+def unwarp(warped: Array, y: Array) -> Array:
+    """The losses that `half_rank` turns into `warped`, where it was made from losses `y`; the worst of them at most."""
+    to, order = half_rank(y), np.argsort(y, kind="stable")
+    found = np.interp(warped, to[order], y[order])
+    best, other = order[0], order[(len(y) - 1) // 2]  # the better half is linear: so is what is below it
+    slope = (y[other] - y[best]) / max(to[other] - to[best], _TINY)
+    return np.asarray(found + np.minimum(warped - to[best], 0.0) * slope)
+
+
 def log_gap(y: Array) -> Array:
     """The logarithm of the gap to the best, offset by a tenth of the median gap: resolves what is near the best."""
     gap = y - y.min()
