@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.backends import Proposal, Setting
 from tunesmith.backends.known import drawn, seen_space
 from tunesmith.backends.stopping import Stopper
+from tunesmith.backends.transfer import Earlier, transferred
 from tunesmith.dimensions import dimensions
 from tunesmith.engine import Observation, suggest
 from tunesmith.errors import SettingError
@@ -26,10 +28,17 @@ class EngineBackend:
     """Proposes by the engine.
 
     `pruner`: "model" stops trials that have little chance to become the best, None stops none, an Optuna pruner decides
-    by its own rule; trials are compared at equal shares of training.
+    by its own rule; trials are compared at equal shares of training. `warm_start`: earlier studies (or their paths)
+    whose best configurations are tried first.
     """
 
-    def __init__(self, setting: Setting, *, pruner: BasePruner | str | None = "model") -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        pruner: BasePruner | str | None = "model",
+        warm_start: Sequence[Earlier | str | Path] = (),
+    ) -> None:
         if isinstance(pruner, str) and pruner != "model":
             raise SettingError(f'pruner must be "model", None or an Optuna pruner, got {pruner!r}')
         self._setting = setting
@@ -37,6 +46,7 @@ class EngineBackend:
         self._judge = None if pruner is None or isinstance(pruner, str) else _judge(pruner, setting)
         self._by_model = pruner == "model"
         self._signs = signs(setting.directions)
+        self._first = transferred(warm_start, setting.directions, setting.space)
 
     def ask(self, number: int, fixed: Params) -> Proposal:
         """The engine's suggestion from the trials that finished; those under way count as pending."""
@@ -46,8 +56,14 @@ class EngineBackend:
         finished = [o for t in before if (o := self._observation(t, expected.get(t.number))) is not None]
         pending = [{**t.offered, **t.params} for t in before if not t.state.finished]
         seed = self._setting.seed
+        warm = self._first[number] if number < len(self._first) and not fixed else {}
+        fixed = {**warm, **fixed}
         found = suggest(dimensions(space), finished, pending, seed=seed, number=number, fixed=fixed)
-        return Proposal({**found.params, **fixed}, drawn(seed, number), _told(found.why, self._signs))
+        return Proposal(
+            {**found.params, **fixed},
+            drawn(seed, number),
+            _told({**found.why, "how": "transfer"} if warm else found.why, self._signs),
+        )
 
     def judge(self, trial: Trial) -> Decision:
         """What the pruner says, if there is one."""
@@ -98,6 +114,8 @@ def _sentence(why: Mapping[str, Any]) -> str:
     """Why, in words and numbers."""
     if why["how"] == "start":
         return "a first look at the space"
+    if why["how"] == "transfer":
+        return "the best configuration of an earlier study"
     if why["how"] == "constraints":
         return f"no trial keeps its constraints yet; the chance here is {why['chance_to_succeed']:.0%}"
     if why["how"] != "model":
