@@ -39,7 +39,7 @@ class Fakes:
     def room(self):
         return self.workers
 
-    def launch(self, invitation, lost):
+    def launch(self, invitation, lost):  # noqa: ARG002  none is ever lost
         self.invitations.put(invitation)
 
     def kill(self, worker):
@@ -83,7 +83,7 @@ class Link:
 
     events = 0
 
-    def suggest(self, name, distribution):
+    def suggest(self, name, distribution):  # noqa: ARG002
         Link.events += 1
         return 0.5
 

@@ -16,12 +16,11 @@ from tunesmith.backends import Setting, backend_class, check_options
 from tunesmith.constraints import Constraints, Function
 from tunesmith.errors import SettingError
 from tunesmith.loop import Budget, Loop
+from tunesmith.places import Places
 from tunesmith.report.page import write_report
 from tunesmith.report.progress import Progress
 from tunesmith.runners import Outcome, Runner
-from tunesmith.runners.inline import InlineRunner
 from tunesmith.runners.ranks import Ranks
-from tunesmith.runners.workers import WorkersRunner
 from tunesmith.space import parse_space
 from tunesmith.study import Memory, Resume, Study, open_study
 from tunesmith.trial import LiveTrial, Space
@@ -152,9 +151,11 @@ def search(
     prune_metric: tuple[str, str] | None = None,
     compare_at: str = "share",
     workers: int | Literal["auto"] | None = None,
-    threads_per_trial: int = 1,
+    threads_per_trial: int | None = None,
     gpus_per_trial: float | None = None,
     trial_timeout: float | None = None,
+    runner: str | None = None,
+    resources_per_trial: Mapping[str, float] | None = None,
     **options: Any,
 ) -> Study:
     """Find the parameters for which `objective(trial)` is best.
@@ -169,9 +170,10 @@ def search(
     `constraints(metrics)` gives one number, or several, that are to be at most 0, from the metrics that a completed trial
     reported last or returned: the best trial is among those that keep to them.
 
-    `workers` runs trials in so many processes ("auto": one per GPU, else per `threads_per_trial` cores), each with
-    `gpus_per_trial` (a share, or several); a trial that runs longer than `trial_timeout` seconds is ended there. None
-    (default): in this process, one at a time.
+    `workers` runs trials in so many processes ("auto": one per GPU, else per `threads_per_trial` cores, default 1),
+    each with `gpus_per_trial` (a share, or several); a trial that runs longer than `trial_timeout` seconds is ended
+    there. None (default): in this process, one at a time. With `runner="ray"` the workers are Ray actors, each with
+    `resources_per_trial` ({"cpu": 1, "gpu": 0.5}); None: as many as the cluster holds.
 
     Raises SettingError or SpaceError for bad input before any work starts, SearchFailedError when the trials fail.
     """
@@ -204,22 +206,14 @@ def search(
         _check_enqueued(enqueue, static)
     ranks = Ranks.here()
     if ranks is not None:
-        if workers is not None:
+        if workers is not None or runner is not None:
             raise SettingError(
-                f"workers must be None under torchrun, got {workers!r}: a trial runs on all {ranks.group.size} ranks; "
-                "start the script without torchrun to have workers"
+                f"workers and runner must be None under torchrun, got {workers!r} and {runner!r}: a trial runs on all "
+                f"{ranks.group.size} ranks; start the script without torchrun to have workers"
             )
-        return ranks.run(task, lambda runner: conduct(plan, runner), trial_timeout=trial_timeout)
-    if workers is None:
-        return conduct(plan, InlineRunner(task))
-    runner = WorkersRunner(
-        task,
-        workers=workers,
-        threads_per_trial=threads_per_trial,
-        gpus_per_trial=gpus_per_trial,
-        trial_timeout=trial_timeout,
-    )
-    return conduct(plan, runner)
+        return ranks.run(task, lambda place: conduct(plan, place), trial_timeout=trial_timeout)
+    places = Places(workers, threads_per_trial, gpus_per_trial, trial_timeout, runner, resources_per_trial)
+    return conduct(plan, places.make(task))
 
 
 def describe(space: Space | None) -> dict[str, str] | None:

@@ -48,7 +48,9 @@ class Runner(Protocol):
     `Link` to the `link` given to `start`, in the driver's thread, from within `events`.
     """
 
-    slots: int
+    @property
+    def slots(self) -> int:
+        """How many trials may be under way now; it may change with the workers that are there."""
 
     def start(self, assignment: Assignment, link: Link) -> None:
         """Begin an attempt; at most `slots` are under way at once."""

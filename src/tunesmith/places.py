@@ -1,0 +1,71 @@
+"""Where the trials of a search run: in this process, in worker processes, or in Ray actors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from tunesmith.errors import SettingError, UnknownBackendError
+from tunesmith.runners import Runner, Task
+from tunesmith.runners.inline import InlineRunner
+from tunesmith.runners.workers import WorkersRunner
+
+RUNNERS = ("inline", "workers", "ray")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where trials run, as the arguments of a search say it; checked, so that no bad input costs a trial.
+
+    `runner` None is "workers" where `workers` are given, else "inline": in this process, one at a time.
+    """
+
+    workers: int | Literal["auto"] | None = None
+    threads_per_trial: int | None = None
+    gpus_per_trial: float | None = None
+    trial_timeout: float | None = None
+    runner: str | None = None
+    resources_per_trial: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.runner is not None and self.runner not in RUNNERS:
+            raise UnknownBackendError(f"unknown runner {self.runner!r}: one of {', '.join(RUNNERS)}")
+        allowed = {
+            "inline": (),
+            "workers": ("workers", "threads_per_trial", "gpus_per_trial", "trial_timeout"),
+            "ray": ("workers", "resources_per_trial", "trial_timeout"),
+        }[self.name]
+        given = [n for n, value in vars(self).items() if n != "runner" and value is not None and n not in allowed]
+        if not given:
+            return
+        if self.name == "inline":
+            hint = "a trial in this process has all that the process has, and cannot be ended; pass workers=1 or more"
+        elif self.name == "ray":
+            hint = 'say it as resources_per_trial={"cpu": ..., "gpu": ...}'
+        else:
+            hint = 'say it as threads_per_trial and gpus_per_trial, or pass runner="ray"'
+        raise SettingError(f'{" and ".join(given)} cannot be with runner "{self.name}": {hint}')
+
+    @property
+    def name(self) -> str:
+        """The name of the runner."""
+        return self.runner or ("inline" if self.workers is None else "workers")
+
+    def make(self, task: Task) -> Runner:
+        """The runner of a task. Raises MissingDependencyError for one whose package is not installed."""
+        if self.name == "inline":
+            return InlineRunner(task)
+        workers = "auto" if self.workers is None else self.workers
+        if self.name == "ray":
+            from tunesmith.runners.ray import RayRunner  # noqa: PLC0415  an optional package
+
+            resources = self.resources_per_trial
+            return RayRunner(task, workers=workers, resources_per_trial=resources, trial_timeout=self.trial_timeout)
+        return WorkersRunner(
+            task,
+            workers=workers,
+            threads_per_trial=1 if self.threads_per_trial is None else self.threads_per_trial,
+            gpus_per_trial=self.gpus_per_trial,
+            trial_timeout=self.trial_timeout,
+        )
