@@ -32,8 +32,8 @@ setup: .venv/ready
 
 # what only tests, linters and exports need comes second, so that the demo need not wait for it
 .venv/ready-to-test: .venv/ready
-	$(BIN)/python $(PIP) $(NEWEST) -e '.[transformers,export,sigopt,test]'
-	$(BIN)/python $(PIP) --no-deps sigoptlite libsigopt  # their metadata ask for NumPy 1
+	$(BIN)/python $(PIP) $(NEWEST) -e '.[transformers,export,sigopt,wandb,test]'
+	$(BIN)/python $(PIP) --no-deps sigoptlite libsigopt sweeps  # their metadata ask for NumPy 1
 	touch $@
 
 # the second environment shares torch and all other packages with the first, and has its own transformers

@@ -48,6 +48,7 @@ class Plan:
     prune_metric: tuple[str, str] | None = None
     compare_at: str = "share"
     define: Callable[[Any], Any] | None = None
+    written: Any = None
 
     def __post_init__(self) -> None:
         for direction in self.directions:
@@ -97,6 +98,7 @@ def conduct(plan: Plan, runner: Runner, *, prepare: Callable[[Study], None] | No
                 prune_metric=plan.prune_metric,
                 compare_at=plan.compare_at,
                 define=plan.define,
+                written=plan.written,
                 memory=Memory(study.record),
                 n_trials=plan.budget.n_trials,
                 slots=runner.slots,
@@ -195,6 +197,7 @@ def search(
         identity={"objective": name, "space": describe(static)},
         seed=seed,
         space=static,
+        written=space,
         enqueue=enqueue,
         budget=Budget(n_trials, timeout, max_failures, max_retries),
         callbacks=[*([] if constraints is None else [Constraints(constraints)]), *callbacks],

@@ -19,10 +19,14 @@ PROBES = 8  # so many draws see each branch of a space with a few branches
 
 @dataclass(frozen=True)
 class SpaceFunction:
-    """Hyperparameters of a trial: `function(trial)` suggests and returns them; `static` is the space where it is fixed."""
+    """Hyperparameters of a trial: `function(trial)` suggests and returns them.
+
+    `static` is the space where it is fixed, `written` what the user gave for it.
+    """
 
     function: Callable[[Any], Any]
     static: Space | None = None
+    written: Any = None
 
     def __call__(self, trial: LiveTrial) -> dict[str, Any]:
         """Suggest the trial's hyperparameters. What the user's function raises becomes UserFunctionError."""
@@ -44,11 +48,21 @@ class SpaceFunction:
 
 
 def as_space_function(hp_space: Any) -> SpaceFunction:
-    """Any form of `hp_space` as a function of the trial. Raises SpaceError for what is none."""
+    """Any form of `hp_space` as a function of the trial. Raises SpaceError for what is none.
+
+    A function that suggests nothing and returns a space in a service's own form is that space.
+    """
     if callable(hp_space):
-        return SpaceFunction(hp_space)
+        trial = LiveTrial(Assignment(0), _Draws(0))
+        try:
+            values = hp_space(trial)
+        except Exception:  # noqa: BLE001  it will be raised again, with its name
+            return SpaceFunction(hp_space)
+        if trial.params or not _is_space(values):
+            return SpaceFunction(hp_space)
+        hp_space = values
     static = parse_space(hp_space)
-    return SpaceFunction(as_function(static), static)
+    return SpaceFunction(as_function(static), static, hp_space)
 
 
 def default_space(trial: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution
 
-from tunesmith.backends import Backend, Proposal
+from tunesmith.backends import Backend, Halt, Proposal
 from tunesmith.coverage import Coverage
 from tunesmith.errors import SearchFailedError
 from tunesmith.runners import Ended, Outcome, Runner
@@ -69,6 +69,7 @@ class Loop:
         self._running: dict[int, _DriverLink] = {}
         self._signal: int | None = None
         self._coverage = Coverage(study.trials)
+        self._exhausted = False
         self._failures: list[Trial] = [t for t in study.trials if t.state is TrialState.FAILED]
 
     # -- the search ----------------------------------------------------------------------------------------------
@@ -132,7 +133,7 @@ class Loop:
                 self.record.requeue(number, TrialState.WAITING, reason="lost: its process died", count_attempt=True)
 
     def _start_next(self) -> bool:
-        if self._decision().action != "continue":
+        if self._exhausted or self._decision().action != "continue":
             return False
         trials = self.study.trials
         used = sum(t.state.finished for t in trials) + len(self._running)
@@ -146,6 +147,12 @@ class Loop:
         trial = ready if ready is not None else self.record.trial(number)
         fixed = {**trial.offered, **trial.params}
         proposal = self.backend.ask(number, fixed)
+        if isinstance(proposal, Halt):
+            self.notify("on_message", f"the search ends: {proposal.reason}")
+            self._exhausted = True
+            if proposal.resumable:
+                self.stop_reason = proposal.reason
+            return False
         offered = {**proposal.params, **fixed}
         trial = self.record.start(number, offered=offered, why={**trial.why, **proposal.why})
         link = _DriverLink(self, number, Proposal(offered, proposal.draw))

@@ -152,6 +152,7 @@ def hyperparameter_search(
         prune_metric=prune_metric,
         compare_at=compare_at,
         define=None if function.static is not None else function,
+        written=function.written,
     )
     task = TrainerTask(trainer, function, objective, backend=name, hp_name=hp_name, bars=not progress)
     task.check()

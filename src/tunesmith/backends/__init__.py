@@ -31,12 +31,20 @@ class Proposal:
 
 
 @dataclass(frozen=True)
+class Halt:
+    """What a backend answers when it has nothing more to propose; `resumable` when that may change by a later start."""
+
+    reason: str
+    resumable: bool
+
+
+@dataclass(frozen=True)
 class Setting:
     """What a backend may know of the study it serves.
 
     `seed` keys every draw together with the trial's number. `space` is the space when it is known beforehand (a dict),
     None when it is defined by run; `define` is then the function of the trial that defines it, where that does nothing
-    else and so may be traced. `history()` gives all trials of the record in order of their numbers, running ones
+    else and so may be traced, and `written` the space as its user wrote it. `history()` gives all trials of the record in order of their numbers, running ones
     included; the backend must not keep state that cannot be rebuilt from it and from `memory`, a durable mapping (JSON)
     for what others call the study (a sweep's id). What they call a trial goes into its `Proposal.why`. `directory` is
     the study's folder, `n_trials` its budget, `slots` how many trials run at once. `prune_metric` names a metric with
@@ -52,6 +60,7 @@ class Setting:
     prune_metric: tuple[str, str] | None = None
     compare_at: str = "share"
     define: Callable[[Any], Any] | None = None
+    written: Any = None
     memory: MutableMapping[str, Any] = field(default_factory=dict)
     n_trials: int | None = None
     slots: int = 1
@@ -60,7 +69,7 @@ class Setting:
 class Backend(Protocol):
     """Proposes trials and judges them. Made anew at each start of a search, from the history alone."""
 
-    def ask(self, number: int, fixed: Params) -> Proposal:
+    def ask(self, number: int, fixed: Params) -> Proposal | Halt:
         """Propose the trial `number`; `fixed` values are given (an enqueued trial) and must be kept."""
 
     def judge(self, trial: Trial) -> Decision:
@@ -77,6 +86,7 @@ class Backend(Protocol):
 _BUILT_IN: dict[str, tuple[str, str, str | None, str]] = {
     "tunesmith": ("tunesmith.backends.engine", "EngineBackend", None, "tunesmith"),
     "optuna": ("tunesmith.backends.optuna", "OptunaBackend", "optuna", "tunesmith"),
+    "wandb": ("tunesmith.backends.wandb", "WandbBackend", "wandb", "tunesmith[wandb]"),
     # SigOpt's two modes need different packages: the class says which
     "sigopt": ("tunesmith.backends.sigopt", "SigOptBackend", None, "tunesmith[sigopt]"),
 }

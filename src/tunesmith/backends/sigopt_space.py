@@ -9,6 +9,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from tunesmith.backends.known import nearest
 from tunesmith.trial import Params, Space, contains, fitted
 
 GRID = 100  # values of a stepped range or of numeric choices that are listed; longer ranges are rounded
@@ -165,16 +166,10 @@ def _encoded(d: BaseDistribution, value: Any) -> Any:
 
 
 def _decoded(d: BaseDistribution, given: Any, *, labelled: bool) -> Any:
-    """Also when JSON has made 1 of 1.0; a number a hair outside the bounds (10 ** log10(high)) is put back."""
     if labelled or (isinstance(d, CategoricalDistribution) and not _numeric(d)):
         return next((v for v in _values(d) if _label(d, v) == given), None)
     if isinstance(given, bool) or not isinstance(given, int | float):
         return None
     if isinstance(d, CategoricalDistribution):
         return min(d.choices, key=lambda c: abs(_number(c) - given))
-    if not isinstance(d, FloatDistribution | IntDistribution):
-        return None
-    value = min(max(given, d.low), d.high)
-    if d.step is not None:
-        value = min(d.low + round((value - d.low) / d.step) * d.step, d.high)
-    return round(value) if isinstance(d, IntDistribution) else float(value)
+    return nearest(d, given)

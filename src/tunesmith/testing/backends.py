@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from tunesmith.backends import Backend, Setting
+from tunesmith.backends import Backend, Proposal, Setting
 from tunesmith.trial import Decision, Report, Trial, TrialState
 
 SPACE: dict[str, BaseDistribution] = {
@@ -56,6 +56,7 @@ class Drive:
 
     def _ask(self, number: int, fixed: Mapping[str, Any], define: Callable[[Ask], Any]) -> Trial:
         proposal = self.backend.ask(number, fixed)
+        assert isinstance(proposal, Proposal)
         params: dict[str, Any] = {}
         distributions: dict[str, BaseDistribution] = {}
 
