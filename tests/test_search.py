@@ -368,3 +368,28 @@ def test_a_bug_in_constraints_ends_the_search_and_names_the_metrics(tmp_path: Pa
             lambda trial: trial.suggest_float("x", 0, 1),
             n_trials=2, directory=tmp_path, progress=False, constraints=lambda m: m["size"],
         )  # fmt: skip
+
+
+def test_a_search_ends_when_it_has_converged_and_says_why(tmp_path: Path) -> None:
+    def objective(trial: tunesmith.LiveTrial) -> float:
+        return (trial.suggest_float("x", 0, 1) - 0.3) ** 2
+
+    settings = {"directory": tmp_path, "progress": False, "seed": 0, "stop_when": "converged"}
+    study = tunesmith.search(objective, n_trials=40, **settings)
+    assert 14 <= len(study.trials) < 40
+    assert study.info.settings["finished"]
+    assert study.info.settings["ended"].startswith("converged: the best of further trials would gain")
+    again = tunesmith.search(objective, n_trials=40, resume=True, **settings)
+    assert len(again.trials) == len(study.trials)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stop_when": "bored"}, 'stop_when must be "converged"'),
+        ({"stop_when": "converged", "direction": ["minimize", "minimize"]}, "needs one objective, got 2"),
+    ],
+)
+def test_stop_when_is_checked(tmp_path: Path, settings, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        tunesmith.search(lambda trial: 0.0, directory=tmp_path, **settings)

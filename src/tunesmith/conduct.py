@@ -56,19 +56,27 @@ class Plan:
                 raise SettingError(f'direction must be "minimize" or "maximize" (or a list of them), got {direction!r}')
         if not self.directions:
             raise SettingError("direction must name at least one objective, got an empty list")
-        n, timeout = self.budget.n_trials, self.budget.timeout
-        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
-            raise SettingError(f"n_trials must be a whole number from 1, or None with a timeout, got {n!r}")
-        if timeout is not None and not timeout > 0:
-            raise SettingError(f"timeout must be a positive number of seconds, got {timeout!r}")
-        if n is None and timeout is None:
-            raise SettingError("n_trials=None needs a timeout, got timeout=None; give either")
+        _check_budget(self.budget, objectives=len(self.directions))
         if self.compare_at not in ("share", "step", "epoch", "examples"):
             raise SettingError(f'compare_at must be "share", "step", "epoch" or "examples", got {self.compare_at!r}')
         for params in self.enqueue:
             if not isinstance(params, Mapping):
                 raise SettingError(f"enqueue must be a list of dicts of parameters, got {params!r}")
         check_options(self.backend, self.options)
+
+
+def _check_budget(budget: Budget, *, objectives: int) -> None:
+    n, timeout = budget.n_trials, budget.timeout
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+        raise SettingError(f"n_trials must be a whole number from 1, or None with a timeout, got {n!r}")
+    if timeout is not None and not timeout > 0:
+        raise SettingError(f"timeout must be a positive number of seconds, got {timeout!r}")
+    if n is None and timeout is None:
+        raise SettingError("n_trials=None needs a timeout, got timeout=None; give either")
+    if budget.stop_when not in (None, "converged"):
+        raise SettingError(f'stop_when must be "converged" or None, got {budget.stop_when!r}')
+    if budget.stop_when is not None and objectives > 1:
+        raise SettingError(f"stop_when needs one objective, got {objectives}; leave it out")
 
 
 def conduct(plan: Plan, runner: Runner, *, prepare: Callable[[Study], None] | None = None) -> Study:
@@ -145,6 +153,7 @@ def search(
     timeout: float | None = None,
     max_failures: int | None = None,
     max_retries: int = 2,
+    stop_when: Literal["converged"] | None = None,
     seed: int | None = None,
     enqueue: Sequence[Mapping[str, Any]] = (),
     callbacks: Sequence[Any] = (),
@@ -166,7 +175,8 @@ def search(
     `trial.should_prune()`, and returns one number, or one per direction. With `space` (a dict of Optuna distributions,
     Ray Tune domains, a W&B sweep config or a SigOpt list) the parameters are in `trial.params` from the start.
 
-    `n_trials` is the total of the study over all starts; `timeout` is in seconds. `study` names the study,
+    `n_trials` is the total of the study over all starts; `timeout` is in seconds; `stop_when="converged"` ends the search
+    earlier, when no more is left to gain than what could be noise. `study` names the study,
     `directory` holds it; with `resume="auto"` an unfinished study of the same objective goes on. `enqueue` are
     parameters to try first, `callbacks` observers of the search (see docs), `options` go to the backend.
     `constraints(metrics)` gives one number, or several, that are to be at most 0, from the metrics that a completed trial
@@ -199,7 +209,7 @@ def search(
         space=static,
         written=space,
         enqueue=enqueue,
-        budget=Budget(n_trials, timeout, max_failures, max_retries),
+        budget=Budget(n_trials, timeout, max_failures, max_retries, stop_when),
         callbacks=[*([] if constraints is None else [Constraints(constraints)]), *callbacks],
         progress=progress,
         prune_metric=prune_metric,

@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution
 
 from tunesmith.backends import Backend, Halt, Proposal
+from tunesmith.convergence import convergence
 from tunesmith.coverage import Coverage
 from tunesmith.errors import SearchFailedError
 from tunesmith.runners import Ended, Outcome, Runner
@@ -30,13 +31,15 @@ class Budget:
 
     `n_trials` is the total of the study over all starts (None: until `timeout`), `timeout` the seconds of this start.
     `max_failures` failed trials end the search (None: half of n_trials, at least 3; also when the first 3 fail in the
-    same way). A trial whose worker was lost is tried again `max_retries` times.
+    same way). A trial whose worker was lost is tried again `max_retries` times. `stop_when="converged"` ends the search
+    when no more is left to gain than what could be noise.
     """
 
     n_trials: int | None = 20
     timeout: float | None = None
     max_failures: int | None = None
     max_retries: int = 2
+    stop_when: Literal["converged"] | None = None
 
     @property
     def failure_limit(self) -> int:
@@ -70,6 +73,7 @@ class Loop:
         self._signal: int | None = None
         self._coverage = Coverage(study.trials)
         self._exhausted = False
+        self._enough, self._judged_after = False, 0
         self._failures: list[Trial] = [t for t in study.trials if t.state is TrialState.FAILED]
 
     # -- the search ----------------------------------------------------------------------------------------------
@@ -80,7 +84,7 @@ class Loop:
         Raises SearchFailedError when the search is hopeless, KeyboardInterrupt or SystemExit after an interrupt (with
         everything recorded), and what a bug in the user's own functions raised.
         """
-        self.record.update_settings(finished=False, n_trials=self.budget.n_trials, stop=None)
+        self.record.update_settings(finished=False, n_trials=self.budget.n_trials, stop=None, ended=None)
         self._recover()
         self.notify("on_search_start", self.budget.n_trials)
         handlers = self._install_handlers()
@@ -140,7 +144,7 @@ class Loop:
         if self.budget.n_trials is not None and used >= self.budget.n_trials:
             return False
         ready = next((t for t in trials if t.state in (TrialState.PAUSED, TrialState.WAITING)), None)
-        if ready is None and self._nothing_new():
+        if ready is None and (self._nothing_new() or self._converged(trials)):
             return False
         number = ready.number if ready is not None else self.record.add_waiting({})
         self._failures = [t for t in self._failures if t.number != number]  # tried again, by somebody's request
@@ -148,7 +152,7 @@ class Loop:
         fixed = {**trial.offered, **trial.params}
         proposal = self.backend.ask(number, fixed)
         if isinstance(proposal, Halt):
-            self.notify("on_message", f"the search ends: {proposal.reason}")
+            self._end(proposal.reason)
             self._exhausted = True
             if proposal.resumable:
                 self.stop_reason = proposal.reason
@@ -183,8 +187,24 @@ class Loop:
             self._coverage.add(self.record.trial(number))
         points = self._coverage.points
         if points is not None and not self._running:
-            self.notify("on_message", f"the search ends: all {points} points of its space have been tried")
+            self._end(f"all {points} points of its space have been tried")
         return points is not None
+
+    def _converged(self, trials: Sequence[Trial]) -> bool:
+        """Whether too little is left to gain, where the search is to end then; judged once a completed trial."""
+        completed = sum(t.state is TrialState.COMPLETE for t in trials)
+        if self.budget.stop_when == "converged" and not self._enough and completed > self._judged_after:
+            self._judged_after = completed
+            reason = convergence(trials, self.study.directions, seed=self.study.info.seed)
+            if reason is not None:
+                self._enough = True
+                self._end(reason)
+        return self._enough
+
+    def _end(self, reason: str) -> None:
+        """Say and record why the search ends before its budget."""
+        self.record.update_settings(ended=reason)
+        self.notify("on_message", f"the search ends: {reason}")
 
     # -- ending --------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import transformers
 from optuna.distributions import BaseDistribution
@@ -71,6 +71,7 @@ def hyperparameter_search(
     keep_checkpoints: checkpoints.Keep = None,
     max_failures: int | None = None,
     max_retries: int = 2,
+    stop_when: Literal["converged"] | None = None,
     seed: int | None = None,
     enqueue: Sequence[Mapping[str, Any]] = (),
     callbacks: Sequence[Any] = (),
@@ -101,6 +102,7 @@ def hyperparameter_search(
         keep_checkpoints: None leaves what the save settings leave; "best" or a number bounds the whole search.
         max_failures: failed trials that end the search.
         max_retries: of a trial whose process was lost.
+        stop_when: "converged" ends the search when no more is left to gain than what could be noise.
         seed: of the suggestions.
         enqueue: parameters to try first.
         callbacks: observers of the search.
@@ -142,7 +144,7 @@ def hyperparameter_search(
         seed=seed,
         space=function.static,
         enqueue=[*_current(trainer, sampled, options), *enqueue],
-        budget=Budget(n_trials, timeout, max_failures, max_retries),
+        budget=Budget(n_trials, timeout, max_failures, max_retries, stop_when),
         callbacks=[
             checkpoints.DiskWatch(checkpoints.checked_keep(keep_checkpoints), expected),
             *([] if constraints is None else [Constraints(constraints)]),

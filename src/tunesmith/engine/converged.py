@@ -1,0 +1,70 @@
+"""Is it enough? What further trials could still gain, drawn from the model's posterior, against the noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tunesmith.engine.encoding import Array, Cube, Dimension
+from tunesmith.engine.importance import draw_function, hyperparameters
+from tunesmith.engine.warp import half_rank, unwarp
+
+FEWEST = 12  # trials, and two for each parameter more, before which nothing is called converged
+_LEARN_FROM = 150
+_FUNCTIONS, _RANDOM, _NEAR = 24, 400, 200
+_SMALL = 0.03  # of a standard deviation: a gain that nobody would train another model for
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """What the best of further trials could gain, in the losses' units: the median, and the value it is below with 90 %.
+
+    `noise` is the standard deviation of the loss of one configuration, or what counts as too little to matter, whichever
+    is greater.
+    """
+
+    median: float
+    high: float
+    noise: float
+
+    @property
+    def converged(self) -> bool:
+        """Whether nothing that could be told from noise is left to gain."""
+        return self.high <= self.noise
+
+
+def remaining(
+    space: Mapping[str, Dimension], rows: Sequence[Mapping[str, Any]], losses: Sequence[float], *, seed: int
+) -> Remaining | None:
+    """What is left to gain after trials with parameters `rows` and finite `losses`; None while there are too few.
+
+    Functions are drawn from the posterior of a Gaussian process (over its hyperparameters too); the gain of each is what
+    its lowest point, among random ones and neighbours of the best, lies below its value at the trial that is best in
+    the mean (a sampled form of the expected minimum of Hennig and Schuler 2012, Entropy search).
+    """
+    if len(losses) < FEWEST + 2 * len(space):
+        return None
+    cube, rng = Cube(space), np.random.default_rng([seed, len(losses)])
+    order = np.sort(np.argsort(losses, kind="stable")[:_LEARN_FROM])
+    points, y = cube.encode([rows[k] for k in order]), np.asarray(losses, float)[order]
+    target = half_rank(y)
+    thetas = hyperparameters(points, target, cube.group, count=_FUNCTIONS, rng=rng)
+    best = points[np.argsort(y, kind="stable")[:5]]
+    near = [cube.move(np.repeat(cube.snap(best), _NEAR // 10, 0), rng, scale=s, share=0.5) for s in (0.15, 0.05)]
+    at = np.vstack([points, cube.from_uniform(rng.random((_RANDOM, len(cube)))), *near])
+    drawn = np.array([draw_function(points, target, at, cube.group, theta=t, rng=rng) for t in thetas])
+    chosen = int(drawn[:, : len(points)].mean(0).argmin())
+    gains = drawn[:, chosen] - drawn.min(1)
+    noise = max(float(np.median(np.exp(0.5 * thetas[:, -1]))), _SMALL)
+    median, high = np.quantile(gains, [0.5, 0.9])
+    return Remaining(*(_in_losses(v, target, y) for v in (float(median), float(high), noise)))
+
+
+def _in_losses(gain: float, target: Array, y: Array) -> float:
+    """A gain in warped losses as one in losses: below the best both are proportional."""
+    lowest = float(target.min())
+    at = unwarp(np.array([lowest - gain, lowest]), y)
+    return float(at[1] - at[0])
