@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -50,6 +51,11 @@ class Study:
     def __repr__(self) -> str:
         done = sum(t.state.finished for t in self.trials)
         return f"Study(name={self.name!r}, directory={str(self.directory)!r}, finished_trials={done})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        show = import_module("tunesmith.report.table").study_html  # found by name: the report stands above the study
+        return str(show(self))
 
     @property
     def record(self) -> Record:

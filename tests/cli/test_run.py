@@ -131,9 +131,15 @@ def test_a_script_that_prints_a_bad_value_is_ended_early(run, script):
         "    print(json.dumps({'step': step, 'loss': 1.0 if int(os.environ['TUNESMITH_TRIAL']) < 6 else 9.0}), flush=True)\n"
         "    time.sleep(0.05)"
     )
-    _, study = search(run, command, "--prune", n=7)
+    _, study = search(run, command, "--backend", "optuna", n=7)
     assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 6 + [TrialState.PRUNED]
     assert study.trials[6].reports[-1].step < 150
+
+
+def test_no_trial_is_ended_early_when_that_is_not_wanted(run, script):
+    command = script("for step in (1, 2): print(json.dumps({'step': step, 'loss': a.x}), flush=True); time.sleep(0.6)")
+    _, study = search(run, command, "--backend", "optuna", "--no-prune", "--workers", 2, n=8)
+    assert {t.state for t in study.trials} == {TrialState.COMPLETE}
 
 
 HANGS = """
@@ -211,7 +217,7 @@ print(json.dumps({"loss": a.x}))
 
 def test_all_ranks_are_told_the_same_in_the_same_place(run, script, monkeypatch):
     monkeypatch.setenv("INJECT", str(Path(tunesmith.__file__).parent / "runners" / "inject"))
-    _, study = search(run, script(RANKS), "--prune", n=6)
+    _, study = search(run, script(RANKS), "--backend", "optuna", n=6)
     for trial in study.trials:
         said = json.loads((study.directory / "logs" / f"trial-{trial.number}.log").read_text().splitlines()[0])
         assert said == {"same": True, "stopped": trial.number == 5}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from types import SimpleNamespace
 
+import tunesmith
 from tunesmith.report.summary import failures, telling_parameters
 from tunesmith.report.table import study_html, trial_html, trial_text
 from tunesmith.trial import Report, Trial, TrialState
@@ -75,3 +76,10 @@ def test_a_long_study_is_cut_in_a_notebook_and_keeps_its_best():
     assert html.count("<tr") == 1 + 20
     assert "and 80 more" in html
     assert "best 0 (trial 0)" in html
+
+
+def test_a_notebook_shows_a_study_as_a_table(tmp_path):
+    found = tunesmith.search(lambda t: t.suggest_float("x", 0, 1), 3, directory=tmp_path, study="<s>", progress=False)
+    html = found._repr_html_()
+    assert "&lt;s&gt;" in html
+    assert html.count("<tr") == 4

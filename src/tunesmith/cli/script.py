@@ -48,8 +48,8 @@ def run(
     study: Annotated[str | None, typer.Option("--study", help="The study's name.")] = None,
     backend: Annotated[str, typer.Option("--backend", help="Who proposes the trials.")] = "tunesmith",
     prune: Annotated[
-        bool, typer.Option("--prune", help="End trials early that are worse than the median at that point.")
-    ] = False,
+        bool, typer.Option("--prune/--no-prune", help="End trials early that the backend gives little chance.")
+    ] = True,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the suggestions.")] = None,
     timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds after which the search pauses.")] = None,
     trial_timeout: Annotated[
@@ -82,7 +82,7 @@ def run(
     plan = Plan(
         directions=("minimize",) * len(minimize or ()) + ("maximize",) * len(maximize or ()),
         backend=backend,
-        options={"pruner": optuna.pruners.MedianPruner()} if prune else {},
+        options={} if prune else {"pruner": optuna.pruners.NopPruner()},
         directory=directory or Path("tunesmith-studies") / _script(command),
         name=study,
         resume=True if extend else "auto",
