@@ -14,7 +14,7 @@ export WANDB_MODE = offline
 export PYTHONDONTWRITEBYTECODE =
 PIP = -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: demo test soak setup browser lint check-newest check-oldest bench clean
+.PHONY: demo test soak setup browser lint check-newest check-oldest bench docs dist clean
 
 demo: setup
 	$(BIN)/python examples/demo.py
@@ -70,5 +70,26 @@ bench: .venv/ready-to-test
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/inline_trial.py
 
+# the site in docs-site/, which loads nothing from outside; its own environment, since only this needs it
+docs: .venv-docs/ready
+	.venv-docs/bin/mkdocs build --quiet
+	@echo "docs-site/index.html"
+
+.venv-docs/ready:
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python $(PIP) "mkdocs-material>=9.5" "build>=1.2"
+	touch $@
+
+# wheel and sdist in dist/, and a search with what they install in an empty environment
+dist: .venv-docs/ready
+	rm -rf dist .venv-empty
+	.venv-docs/bin/python -m build --outdir dist . >/dev/null
+	$(PYTHON) -m venv .venv-empty
+	.venv-empty/bin/python $(PIP) dist/*.whl
+	cd .venv-empty && bin/tunesmith --help && bin/python -c 'import tunesmith; \
+	  study = tunesmith.search(lambda t: t.suggest_float("x", 0, 1), 12, directory="study", progress=False); \
+	  print(study)' && bin/tunesmith show study
+	rm -rf .venv-empty
+
 clean:
-	rm -rf .venv .venv-oldest demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-oldest .venv-docs .venv-empty dist docs-site demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

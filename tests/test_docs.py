@@ -1,4 +1,4 @@
-"""The README's Python blocks run as they stand, in a directory of their own."""
+"""The README's and the docs' Python blocks run as they stand, in a directory of their own."""
 
 from __future__ import annotations
 
@@ -42,3 +42,11 @@ def test_the_offline_examples_run(example, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "best" in done.stdout
+
+
+def test_every_page_is_in_the_site_and_every_link_between_pages_leads_somewhere():
+    listed = set(re.findall(r"^ +- .*: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    assert listed == {p.name for p in (ROOT / "docs").glob("*.md")}
+    for page in (ROOT / "docs").glob("*.md"):
+        for link in re.findall(r"\]\(([\w.-]+\.md)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).is_file(), f"{page.name}: {link}"
