@@ -46,7 +46,7 @@ def test_the_offline_examples_run(example, tmp_path):
 
 def test_every_page_is_in_the_site_and_every_link_between_pages_leads_somewhere():
     listed = set(re.findall(r"^ +- .*: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
-    assert listed == {p.name for p in (ROOT / "docs").glob("*.md")}
+    assert listed == {p.name for p in (ROOT / "docs").glob("*.md")}, "the nav of mkdocs.yml lists every page"
     for page in (ROOT / "docs").glob("*.md"):
         for link in re.findall(r"\]\(([\w.-]+\.md)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).is_file(), f"{page.name}: {link}"
