@@ -15,7 +15,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 def blocks(page: Path) -> list[str]:
     """The Python blocks of a page, without those marked as needing the reader's own data."""
-    found = re.findall(r"(<!-- not run:[^\n]*-->\n)?```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    found = re.findall(
+        r"(<!-- (?:not run|file):[^\n]*-->\n)?```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL
+    )
     return [code for mark, code in found if not mark]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
 
 from tunesmith.errors import SettingError, UnknownBackendError
 from tunesmith.runners import Runner, Task
@@ -12,13 +13,15 @@ from tunesmith.runners.inline import InlineRunner
 from tunesmith.runners.workers import WorkersRunner
 
 RUNNERS = ("inline", "workers", "ray")
+PLUGINS = "tunesmith.runners"  # the entry points of runners that other packages add
 
 
 @dataclass(frozen=True)
 class Places:
     """Where trials run, as the arguments of a search say it; checked, so that no bad input costs a trial.
 
-    `runner` None is "workers" where `workers` are given, else "inline": in this process, one at a time.
+    `runner` None is "workers" where `workers` are given, else "inline": in this process, one at a time. A runner of a
+    plugin is called as `cls(task, **arguments)`, with those of the arguments that were given.
     """
 
     workers: int | Literal["auto"] | None = None
@@ -29,14 +32,15 @@ class Places:
     resources_per_trial: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.runner is not None and self.runner not in RUNNERS:
-            raise UnknownBackendError(f"unknown runner {self.runner!r}: one of {', '.join(RUNNERS)}")
+        if self.name not in RUNNERS:
+            self._plugin()
+            return
         allowed = {
             "inline": (),
             "workers": ("workers", "threads_per_trial", "gpus_per_trial", "trial_timeout"),
             "ray": ("workers", "resources_per_trial", "trial_timeout"),
         }[self.name]
-        given = [n for n, value in vars(self).items() if n != "runner" and value is not None and n not in allowed]
+        given = [n for n in self._given() if n not in allowed]
         if not given:
             return
         if self.name == "inline":
@@ -56,6 +60,9 @@ class Places:
         """The runner of a task. Raises MissingDependencyError for one whose package is not installed."""
         if self.name == "inline":
             return InlineRunner(task)
+        if self.name not in RUNNERS:
+            runner: Runner = self._plugin().load()(task, **self._given())
+            return runner
         workers = "auto" if self.workers is None else self.workers
         if self.name == "ray":
             from tunesmith.runners.ray import RayRunner  # noqa: PLC0415  an optional package
@@ -69,3 +76,12 @@ class Places:
             gpus_per_trial=self.gpus_per_trial,
             trial_timeout=self.trial_timeout,
         )
+
+    def _given(self) -> dict[str, Any]:
+        return {n: value for n, value in vars(self).items() if n != "runner" and value is not None}
+
+    def _plugin(self) -> EntryPoint:
+        plugins = {entry.name: entry for entry in entry_points(group=PLUGINS)}
+        if self.name not in plugins:
+            raise UnknownBackendError(f"unknown runner {self.name!r}: one of {', '.join([*RUNNERS, *sorted(plugins)])}")
+        return plugins[self.name]

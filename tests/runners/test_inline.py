@@ -1,8 +1,7 @@
 """The inline runner keeps the contract."""
 
-from runner_contract import RunnerContract
-
 from tunesmith.runners.inline import InlineRunner
+from tunesmith.testing.runners import RunnerContract
 
 
 class TestInlineRunner(RunnerContract):

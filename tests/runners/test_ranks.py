@@ -3,13 +3,12 @@
 import multiprocessing
 from datetime import timedelta
 
-from runner_contract import RunnerContract
-
 from tunesmith.runners.collectives import Collective
 from tunesmith.runners.follower import follow
 from tunesmith.runners.group import meet
 from tunesmith.runners.rank_messages import Leave
 from tunesmith.runners.ranks import RanksRunner
+from tunesmith.testing.runners import RunnerContract
 
 CONTEXT = multiprocessing.get_context("forkserver")
 

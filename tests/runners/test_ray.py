@@ -13,11 +13,11 @@ import pytest
 import ray
 import worker_tasks as tasks
 from ray.cluster_utils import Cluster
-from runner_contract import LIMIT, Driver, RunnerContract, next_ended, one, square
 
 from tunesmith.errors import SettingError
 from tunesmith.record import FILE
 from tunesmith.runners.ray import RayRunner
+from tunesmith.testing.runners import LIMIT, Driver, RunnerContract, next_ended, one, square
 from tunesmith.trial import Assignment, TrialState
 
 
@@ -220,7 +220,7 @@ DRIVER = """
 import sys
 sys.path.insert(0, {here!r})
 import psutil, worker_tasks
-from runner_contract import Driver
+from tunesmith.testing.runners import Driver
 from tunesmith.record import FILE
 from tunesmith.runners.ray import RayRunner
 from tunesmith.trial import Assignment

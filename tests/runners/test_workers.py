@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 import worker_tasks as tasks
-from runner_contract import LIMIT, Driver, RunnerContract, next_ended, one, square
 
 from tunesmith.errors import SettingError
 from tunesmith.runners.workers import WorkersRunner
+from tunesmith.testing.runners import LIMIT, Driver, RunnerContract, next_ended, one, square
 from tunesmith.trial import Assignment, TrialState
 
 KILLS = int(os.environ.get("TUNESMITH_SOAK_ROUNDS", "20"))
@@ -207,7 +207,7 @@ DRIVER = """
 import sys, time
 sys.path.insert(0, {here!r})
 import worker_tasks
-from runner_contract import Driver
+from tunesmith.testing.runners import Driver
 from tunesmith.runners.workers import WorkersRunner
 from tunesmith.trial import Assignment
 
@@ -262,7 +262,7 @@ def objective(trial):
 def helper(x):
     return x * SETTINGS.scale if isinstance(SETTINGS, Settings) else -1.0
 
-from runner_contract import Driver, one
+from tunesmith.testing.runners import Driver, one
 from tunesmith.runners.workers import WorkersRunner
 
 runner = WorkersRunner(objective, workers=1)

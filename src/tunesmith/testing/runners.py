@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import optuna
 import pytest
@@ -75,7 +76,7 @@ def square(trial: LiveTrial) -> float:
     return trial.suggest_float("x", 0, 1) ** 2
 
 
-def constant(result: object, trial: LiveTrial) -> object:
+def constant(result: Any, trial: LiveTrial) -> Any:
     return result
 
 
@@ -247,7 +248,8 @@ class RunnerContract:
 
     def test_as_many_trials_as_slots_can_be_under_way_and_each_ends_once(self):
         with self.running(square) as runner:
-            ended, begun = [], 0
+            ended: list[int] = []
+            begun = 0
             while len(ended) < 9:
                 while begun < 9 and begun - len(ended) < runner.slots:
                     runner.start(Assignment(begun), Driver())
