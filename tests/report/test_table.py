@@ -83,3 +83,10 @@ def test_a_notebook_shows_a_study_as_a_table(tmp_path):
     html = found._repr_html_()
     assert "&lt;s&gt;" in html
     assert html.count("<tr") == 4
+
+
+def test_a_trial_that_just_completed_says_why_it_was_suggested():
+    why = {"text": "explores where little is known; expects 0.3 (0.2 to 0.4); nearest: trials 1, 2"}
+    trials = [complete(0, 0.5, lr=0.1), Trial(1, TrialState.COMPLETE, params={"lr": 0.2}, values=(0.6,), why=why)]
+    assert why["text"] in trial_text(trials, width=200)
+    assert why["text"] in trial_html(trials)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import CategoricalDistribution
 
-from tunesmith.report.summary import failures, is_number, telling_parameters
+from tunesmith.report.summary import failures, is_number, telling_parameters, why_text
 from tunesmith.settings_text import as_flags, as_python, as_yaml
 from tunesmith.trial import Report, Trial, TrialState
 
@@ -78,7 +78,16 @@ def _row(trial: Trial, parameters: Sequence[Mapping[str, Any]], began: float) ->
     start = None if trial.started is None else round(trial.started - began, 2)
     seconds = None if trial.duration is None else _rounded(trial.duration)
     state = trial.state.value.lower()
-    return [trial.number, state, _all(trial.values), _all(last), params, start, seconds, _reason(trial)]
+    return [
+        trial.number,
+        state,
+        _all(trial.values),
+        _all(last),
+        params,
+        start,
+        seconds,
+        _reason(trial) or why_text(trial)[:_REASON],
+    ]
 
 
 def _reason(trial: Trial) -> str:

@@ -124,6 +124,11 @@ def reason_text(trial: Trial) -> str:
     return plain((trial.reason or "").removeprefix(f"{trial.state.value.lower()}: "))
 
 
+def why_text(trial: Trial) -> str:
+    """Why the trial's parameters were suggested, in words; empty where the backend does not say."""
+    return plain(str(trial.why.get("text", "")))
+
+
 def telling_parameters(trials: Sequence[Trial]) -> list[str]:
     """The names of the parameters, those first that explain most of the (first) objective; constant ones come last.
 

@@ -21,6 +21,7 @@ from tunesmith.report.summary import (
     reason_text,
     share,
     telling_parameters,
+    why_text,
 )
 from tunesmith.trial import Trial, TrialState
 
@@ -106,6 +107,6 @@ def cells(trial: Trial, names: Sequence[str], best: Collection[int]) -> list[str
     elif trial.reason is None and done is not None and not trial.state.finished:
         note = f"{done:.0%}"
     else:
-        note = reason_text(trial)
+        note = reason_text(trial) or why_text(trial)
     values = [number(trial.params[n]) if n in trial.params else "" for n in names]
     return [str(trial.number), trial.state.value.lower(), numbers(newest(trial)), *values, note]
