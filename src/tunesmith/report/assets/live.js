@@ -2,7 +2,8 @@
 const live = document.documentElement.dataset.live === "true";
 let opened = new Set(); // what the reader has unfolded stays so
 
-function render(data) {
+// what is asked first is drawn first; `later` runs the rest
+function render(data, later = (rest) => rest()) {
   const study = read(data);
   const at = scrollY;
   opened = new Set([...main.querySelectorAll("details[open] > summary")].map((s) => s.textContent));
@@ -15,18 +16,22 @@ function render(data) {
   header(study);
   if (live) actions(study, data);
   progressOverTrials(study);
-  importances(study);
-  parameters(study);
-  plane(study);
-  parallel(study, view.selected, () => study.fill());
-  curves(study);
-  failed(study);
-  timeline(study);
-  study.table();
   drawings.forEach((d) => d());
-  for (const summary of main.querySelectorAll("details > summary")) summary.parentNode.open = opened.has(summary.textContent);
-  scrollTo(0, at);
   document.title = `${study.name} - tunesmith`;
+  later(() => {
+    const drawn = drawings.length;
+    importances(study);
+    parameters(study);
+    plane(study);
+    parallel(study, view.selected, () => study.fill());
+    curves(study);
+    failed(study);
+    timeline(study);
+    study.table();
+    drawings.slice(drawn).forEach((d) => d());
+    for (const summary of main.querySelectorAll("details > summary")) summary.parentNode.open = opened.has(summary.textContent);
+    scrollTo(0, at);
+  });
 }
 
 async function ask(action, details = {}) {
@@ -60,10 +65,14 @@ function actions(study, data) {
     button("Note on trial", () => ask("note", { trial: Number(trial.value), text: text.value })), said));
 }
 
-render(JSON.parse(document.getElementById("study").textContent));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawings.forEach((d) => d()));
-document.documentElement.dataset.ready = "true";
-if (live) {
+render(JSON.parse(document.getElementById("study").textContent), (rest) => setTimeout(() => {
+  rest();
+  document.documentElement.dataset.ready = "true";
+  if (live) follow();
+}, 16)); // the first part is painted meanwhile
+
+function follow() {
   const source = new EventSource("events");
   let waiting = null;
   source.onmessage = (event) => {
