@@ -50,6 +50,13 @@ def clear_torn(study: Study, trial: Trial) -> None:
             shutil.rmtree(path)
 
 
+def clear_half_written(run: Path) -> None:
+    """Remove what is no whole checkpoint: its saving has failed."""
+    for path in run.glob("checkpoint-*"):
+        if not (path / "trainer_state.json").is_file():  # written last, whatever the format of the weights
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def prune_disk(study: Study, keep: Keep) -> list[Path]:
     """Remove the checkpoints of finished trials beyond `keep`; those of the best trials stay. Returns what went.
 

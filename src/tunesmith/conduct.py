@@ -7,7 +7,7 @@ import secrets
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -124,8 +124,11 @@ def conduct(plan: Plan, runner: Runner, *, prepare: Callable[[Study], None] | No
                 loop.notify("on_message", notice)
             try:
                 loop.run()
-            finally:
-                write_report(study, study.directory / "report.html")
+            except BaseException:
+                with suppress(OSError):  # a full disk; why the search ended says more
+                    write_report(study, study.directory / "report.html")
+                raise
+            write_report(study, study.directory / "report.html")
     return study
 
 

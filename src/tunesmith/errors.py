@@ -11,6 +11,7 @@ TunesmithError
 ├── SearchFailedError (RuntimeError)   the search was ended because its trials fail
 ├── UserFunctionError (RuntimeError)   hp_space or compute_objective raised: a bug, not a failed trial
 ├── ServiceError (ConnectionError)     a service that proposes trials refuses, or cannot be reached
+├── DiskFullError (OSError)             a trial cannot save: the disk that holds its directory is full
 ├── ModelNotSavedError (RuntimeError)  the best trial's model was not saved and cannot be rebuilt
 └── RecordError (OSError)              the study's file cannot be read or written
     ├── RecordCorruptError             it is damaged
@@ -62,6 +63,10 @@ class UserFunctionError(TunesmithError, RuntimeError):
 
 class ServiceError(TunesmithError, ConnectionError):
     """A service that proposes trials refuses, or cannot be reached."""
+
+
+class DiskFullError(TunesmithError, OSError):
+    """A trial cannot save: the disk that holds its directory is full."""
 
 
 class ModelNotSavedError(TunesmithError, RuntimeError):

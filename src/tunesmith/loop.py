@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution
 from tunesmith.backends import Backend, Halt, Proposal
 from tunesmith.convergence import convergence
 from tunesmith.coverage import Coverage
-from tunesmith.errors import SearchFailedError
+from tunesmith.errors import RecordError, SearchFailedError
 from tunesmith.runners import Ended, Outcome, Runner
 from tunesmith.study import Study
 from tunesmith.trial import CONTINUE, Assignment, Decision, Report, Trial, TrialState, contains, fitted
@@ -99,12 +99,14 @@ class Loop:
             if self.stop_reason is None:
                 self.record.update_settings(finished=True)
         finally:
-            for number in list(self._running):  # an error or a second Ctrl-C: nothing stays RUNNING
-                self._finish_paused(number, self.stop_reason or "interrupted")
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            self.backend.close()
-            self.notify("on_search_end")
+            try:
+                for number in list(self._running):  # an error or a second Ctrl-C: nothing stays RUNNING
+                    self._finish_paused(number, self.stop_reason or "interrupted")
+            finally:
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
+                self.backend.close()
+                self.notify("on_search_end")
         self._leave()
 
     def notify(self, event: str, *details: Any) -> None:
@@ -214,7 +216,10 @@ class Loop:
             self._finish_paused(ended.number, outcome.reason or "interrupted")
             return
         if outcome.fatal is not None:
-            self._finish_paused(ended.number, outcome.reason or "interrupted")
+            try:
+                self._finish_paused(ended.number, outcome.reason or "interrupted")
+            except RecordError as error:  # on the same full disk; the next start finds the trial
+                raise outcome.fatal from error
             raise outcome.fatal
         link = self._running.pop(ended.number)
         link.flush()

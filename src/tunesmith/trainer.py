@@ -104,8 +104,8 @@ class TrainerTask:
         except SettingError as error:
             raise UserFunctionError(f"hp_space gave a value that cannot be: {error}") from error
         args.output_dir = str(live.directory.parent)
-        if args.run_name is None or "wandb" not in args.report_to:  # W&B names runs by trial, within a group run_name
-            args.run_name = self.hp_name(live) if args.run_name is None else f"{args.run_name}-{self.hp_name(live)}"
+        name = self.hp_name(live)  # W&B names runs so too, by state.trial_name, in a group of the study's directory
+        args.run_name = name if args.run_name is None else f"{args.run_name}-{name}"
         if not isinstance(self.trainer, self._trial_class):  # the first trial here
             self.trainer.__class__ = self._trial_class
             release(self.trainer)
@@ -129,6 +129,7 @@ class TrainerTask:
         try:
             trainer.train(resume_from_checkpoint=None if resume is None else str(resume), trial=live)
         except BaseException:
+            checkpoints.clear_half_written(live.directory)  # room for the record, where the disk is full
             # loggers close their runs here; train() does not get that far
             trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
             raise

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from optuna.exceptions import TrialPruned
 
-from tunesmith.errors import UserFunctionError
+from tunesmith.errors import DiskFullError, RecordError, UserFunctionError
 from tunesmith.trial import Assignment, Link, LiveTrial, TrialState
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_ROOM = 2**20  # bytes free below which a failed write is put down to a full disk
 
 Task = Callable[[LiveTrial], "Outcome | float | Sequence[float]"]
 
@@ -74,10 +80,12 @@ def execute(task: Task, live: LiveTrial, *, n_objectives: int) -> Outcome:
         if decision.action == "pause":
             return Outcome(TrialState.PAUSED, reason=decision.reason)
         return Outcome(TrialState.PRUNED, reason=decision.reason or f"pruned: {pruned}".removesuffix(": "))
-    except UserFunctionError as error:
+    except (UserFunctionError, RecordError) as error:
         return Outcome(TrialState.FAILED, reason=f"error: {error}", detail=traceback.format_exc(), fatal=error)
     except Exception as error:  # noqa: BLE001  any failure of a trial is recorded, and the search goes on
-        return Outcome(TrialState.FAILED, reason=_reason(error), detail=traceback.format_exc())
+        full = _disk_full(error, live.directory)
+        reason = _reason(error) if full is None else "interrupted: the disk is full"
+        return Outcome(TrialState.FAILED, reason=reason, detail=traceback.format_exc(), fatal=full)
     return result if isinstance(result, Outcome) else checked(result, n_objectives)
 
 
@@ -95,6 +103,25 @@ def checked(result: Any, n_objectives: int) -> Outcome:
     if not all(math.isfinite(v) for v in values):
         return Outcome(TrialState.FAILED, reason=f"nan: the objective is not finite ({', '.join(map(str, values))})")
     return Outcome(TrialState.COMPLETE, values)
+
+
+def _disk_full(error: BaseException | None, directory: Path) -> DiskFullError | None:
+    """The error as one that ends the search, when a full disk is its cause: all trials to come would fail alike."""
+    home = next(p for p in (directory, *directory.parents) if p.exists())
+    free = shutil.disk_usage(home).free
+    while error is not None:
+        text = str(error)
+        # torch says of a full disk only that a write failed
+        failed = "write failed" in text or "unexpected pos" in text
+        if getattr(error, "errno", None) in _FULL or "No space left" in text or (failed and free < _ROOM):
+            where = getattr(error, "filename", None) or directory
+            return DiskFullError(
+                errno.ENOSPC,
+                f"{where} cannot be written: its disk has {free / 1e6:.1f} MB free ({text.splitlines()[0][:200]}). Free "
+                'some, or bound the checkpoints by keep_checkpoints="best"; the same call continues the study',
+            )
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _reason(error: BaseException) -> str:
