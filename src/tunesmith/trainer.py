@@ -113,6 +113,7 @@ class TrainerTask:
             return self._train(live, args, values)
         finally:
             self._live, self._made = None, None
+            _close_wandb(self.trainer)
             release(self.trainer)
 
     def _train(self, live: LiveTrial, args: Any, values: Mapping[str, Any]) -> Outcome:
@@ -231,6 +232,16 @@ def _preparing(argument: Any) -> Any:
         names |= {"seed"} if getattr(argument, "shuffle_dataset", False) else set()
         return {n: repr(v) for n, v in vars(argument).items() if n in names and not isinstance(v, float)}
     return argument if isinstance(argument, bool | int | str | None) else id(argument)
+
+
+def _close_wandb(trainer: transformers.Trainer) -> None:
+    """End the trial's run of W&B, which transformers leaves open until the next one begins."""
+    handler = vars(trainer).get("callback_handler")
+    for callback in [] if handler is None else handler.callbacks:
+        client = getattr(callback, "_wandb", None)
+        if client is not None and client.run is not None:
+            client.finish()
+            callback._initialized = False  # noqa: SLF001
 
 
 class _Watch(TrainerCallback):

@@ -80,8 +80,10 @@ def execute(task: Task, live: LiveTrial, *, n_objectives: int) -> Outcome:
         if decision.action == "pause":
             return Outcome(TrialState.PAUSED, reason=decision.reason)
         return Outcome(TrialState.PRUNED, reason=decision.reason or f"pruned: {pruned}".removesuffix(": "))
-    except (UserFunctionError, RecordError) as error:
+    except UserFunctionError as error:
         return Outcome(TrialState.FAILED, reason=f"error: {error}", detail=traceback.format_exc(), fatal=error)
+    except RecordError as error:  # nothing that follows could be recorded
+        return Outcome(TrialState.FAILED, reason=_reason(error), detail=traceback.format_exc(), fatal=error)
     except Exception as error:  # noqa: BLE001  any failure of a trial is recorded, and the search goes on
         full = _disk_full(error, live.directory)
         reason = _reason(error) if full is None else "interrupted: the disk is full"
