@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import erfcx, log_ndtr
 
 from tunesmith.engine.encoding import Array, Cube, Rng
@@ -39,31 +41,40 @@ def log_h(z: Array) -> Array:
     return out
 
 
-def maximise(cube: Cube, gain: Gain, starts: Array, *, avoid: Array, fixed: Mapping[str, Any], rng: Rng) -> Array:
+def maximise(
+    cube: Cube,
+    gain: Gain,
+    starts: Array,
+    *,
+    avoid: Array,
+    fixed: Mapping[str, Any],
+    rng: Rng,
+    effort: float = 1.0,
+) -> Array:
     """The point found where `gain`, a function of points (m, columns), is greatest; shape (columns,).
 
     Candidates are random points and neighbours of `starts` (the best known points, best first), then three rounds of ever
     smaller steps around the most promising; a small finite space is searched whole. Points in `avoid` (finished or
-    pending) are not suggested again while others are left. `fixed` parameters keep their values.
+    pending) are not suggested again while others are left. `fixed` parameters keep their values. `effort`: the share of
+    the usual number of candidates, for models that are slow to ask.
     """
     taken = rounded(avoid)
     if cube.size <= _SMALL:
         points = fresh(cube.hold(cube.everything(), fixed), taken)
         return np.asarray(points[int(np.argmax(gain(points)))])
     share = max(0.3, 1.5 / len(cube))
-    candidates = [cube.from_uniform(rng.random((_RANDOM, len(cube))))]
-    candidates += [
-        cube.move(np.repeat(cube.snap(starts), _NEAR, 0), rng, scale=scale, share=0.5) for scale in (0.3, 0.1, 0.03)
-    ]
-    candidates.append(cube.move(np.repeat(cube.snap(starts[:2]), 40, 0), rng, scale=0.15, share=1.5 / len(cube)))
+    anywhere, near, kept = (math.ceil(effort * count) for count in (_RANDOM, _NEAR, _KEPT))
+    candidates = [cube.from_uniform(rng.random((anywhere, len(cube))))]
+    starts = cube.snap(starts)
+    candidates += [cube.move(np.repeat(starts, near, 0), rng, scale=scale, share=0.5) for scale in (0.3, 0.1, 0.03)]
+    candidates.append(cube.move(np.repeat(starts[:2], 2 * near, 0), rng, scale=0.15, share=1.5 / len(cube)))
     points = fresh(cube.hold(np.vstack(candidates), fixed), taken)
     gains = gain(points)
     for scale in (0.1, 0.04, 0.015):
-        order = np.argsort(-gains)[:_KEPT]
-        moved = cube.move(np.repeat(points[order], 16, 0), rng, scale=scale, share=share)
-        near = fresh(cube.hold(moved, fixed), taken)
-        points = np.vstack([points[order], near])
-        gains = np.r_[gains[order], gain(near)]
+        order = np.argsort(-gains)[:kept]
+        moved = cube.hold(cube.move(np.repeat(points[order], 16, 0), rng, scale=scale, share=share), fixed)
+        points = np.vstack([points[order], moved[_is_new(moved, taken)]])
+        gains = np.r_[gains[order], gain(points[len(order) :])]
     return np.asarray(points[int(np.argmax(gains))])
 
 
@@ -77,7 +88,9 @@ def fresh(points: Array, taken: set[bytes]) -> Array:
 
     Continuous spaces need this too: a coarse integer, or a parameter at its end, is often tried again.
     """
-    if not taken:
-        return points
-    new = np.array([row.tobytes() not in taken for row in np.round(points, _DIGITS) + 0.0])
+    new = _is_new(points, taken)
     return points[new] if new.any() else points
+
+
+def _is_new(points: Array, taken: set[bytes]) -> NDArray[np.bool_]:
+    return np.array([row.tobytes() not in taken for row in np.round(points, _DIGITS) + 0.0], bool)

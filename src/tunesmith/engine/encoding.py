@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 Rng = np.random.Generator
 
 _HALF = math.sqrt(0.5)  # two different options are 1 apart, as the two ends of a scale are

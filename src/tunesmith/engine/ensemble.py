@@ -15,31 +15,42 @@ import numpy as np
 
 from tunesmith.engine import gp, warp
 from tunesmith.engine.acquire import log_improvement
-from tunesmith.engine.encoding import Array, Index
+from tunesmith.engine.encoding import Array, Index, Mask
 
 PRIORS = (gp.Prior(), gp.Prior(length=0.0, noise=-8.0))  # smooth and noisy; rugged and exact
-FIT_ON, MODEL_ON = 100, 300  # at most so many observations for the hyperparameters, and for the model
+FIT_ON, MODEL_ON = 100, 250  # at most so many observations for the hyperparameters, and for the model
+_PENDING_ON = 150  # at most so many pending trials for the model
+_EASY = 70  # a model of at most so many points is searched with full effort
 _GROWTH = 1.1  # hyperparameters are fitted anew when the history has grown by a tenth
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Processes on the same `points` (n, columns) with `losses` (n,), and the best value (lowest mean) each is to beat."""
+    """Processes on the same `points` (n, columns), some of them with `losses`.
+
+    `means` (members, n) are what the members expect at the points, `best` (members,) the values to improve on.
+    """
 
     points: Array
     losses: Array
     members: tuple[gp.Posterior, ...]
-    best: tuple[float, ...]
+    means: Array
+    best: Array
 
     def believing(self, points: Array) -> Ensemble:
-        """The ensemble given also that it is as expected at `points` (m, columns): there, nothing is to be gained."""
-        best = tuple(min(b, float(m.mean(points).min())) for m, b in zip(self.members, self.best, strict=True))
-        members = tuple(m.believing(points) for m in self.members)
-        return Ensemble(np.vstack([self.points, points]), self.losses, members, best)
+        """The ensemble given also that it is as expected at `points` (m, columns): there, nothing is to be gained.
 
-    def against(self, points: Array) -> Ensemble:
-        """The same processes, to beat the best of `points` only: what trials broke a constraint to reach does not count."""
-        return replace(self, best=tuple(float(m.mean(points).min()) for m in self.members))
+        Of many points, those of the lowest means: what is expected to be bad attracts nobody anyway.
+        """
+        means = np.array([m.mean(points) for m in self.members])
+        lowest = np.argsort(means.mean(0), kind="stable")[:_PENDING_ON]
+        return replace(
+            self,
+            points=np.vstack([self.points, points[lowest]]),
+            members=tuple(m.believing(points[lowest]) for m in self.members),
+            means=np.hstack([self.means, means[:, lowest]]),
+            best=np.minimum(self.best, means.min(1)),
+        )
 
     def predict(self, points: Array) -> tuple[Array, Array]:
         """Mean and variance of the mixture of the members at points (m, columns); shapes (m,)."""
@@ -48,23 +59,31 @@ class Ensemble:
 
     def leading(self, count: int) -> Array:
         """The `count` points whose means are lowest, lowest first."""
-        means = np.sum([m.mean(self.points) for m in self.members], axis=0)
-        return np.asarray(self.points[np.argsort(means, kind="stable")[:count]])
+        return np.asarray(self.points[np.argsort(self.means.mean(0), kind="stable")[:count]])
 
     def gain(self, points: Array) -> Array:
         """The members' mean log expected improvement at points (m, columns); shape (m,)."""
-        gains = [log_improvement(m, best, points) for m, best in zip(self.members, self.best, strict=True)]
+        gains = [log_improvement(m, best, points) for m, best in zip(self.members, self.best.tolist(), strict=True)]
         return np.asarray(np.mean(gains, axis=0))
 
+    @property
+    def effort(self) -> float:
+        """The share of the usual candidates that a search of this model takes; a candidate costs the points' square."""
+        return min(1.0, (_EASY / len(self.points)) ** 2)
 
-def ensemble(points: Array, y: Array, group: Index) -> Ensemble:
-    """The processes given losses `y` (n,) at `points` (n, columns), or given a choice of them when they are many."""
+
+def ensemble(points: Array, y: Array, group: Index, *, allowed: Mask) -> Ensemble:
+    """The processes given losses `y` (n,) at `points` (n, columns), or given a choice of them when they are many.
+
+    What is to be improved on are the `allowed` ones only: what trials broke a constraint to reach does not count.
+    """
     learnt = thinned(y[: _fitted_on(len(y))], FIT_ON)
     thetas = [gp.mode(points[learnt], warp.half_rank(y[learnt]), group, prior=prior) for prior in PRIORS]
-    rows = thinned(y, MODEL_ON)
+    rows = np.union1d(thinned(y, MODEL_ON), np.argmin(np.where(allowed, y, np.inf)))
     at, warped = points[rows], warp.half_rank(y[rows])
     members = tuple(gp.condition(at, warped, group, theta) for theta in thetas)
-    return Ensemble(at, y[rows], members, tuple(float(m.mean(at).min()) for m in members))
+    means = np.array([m.mean(at) for m in members])
+    return Ensemble(at, y[rows], members, means, means[:, allowed[rows]].min(1))
 
 
 def thinned(y: Array, most: int) -> Index:

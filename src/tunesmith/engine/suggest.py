@@ -108,10 +108,10 @@ def suggest_many(
         else:
             if model is None or losses.shape[1] > 1:
                 loss = losses[:, 0] if losses.shape[1] == 1 else _joined(losses, rng)
-                model = ensemble(known, loss, cube.group).against(known[allowed])
+                model = ensemble(known, loss, cube.group, allowed=allowed)
                 model = model.believing(waiting) if len(waiting) else model
-            gain = _weighted(model, bounds)
-            point = maximise(cube, gain, model.leading(_STARTS_NEAR), avoid=avoid, fixed=fixed, rng=rng)
+            gain, near = _weighted(model, bounds), model.leading(_STARTS_NEAR)
+            point = maximise(cube, gain, near, avoid=avoid, fixed=fixed, rng=rng, effort=model.effort)
             predicted = [model.predict(point[None])] if losses.shape[1] == 1 else []
             why = account(predicted, [model.losses], known, numbered, point, model.members[0].inverse_lengths)
             model = model.believing(point[None])
