@@ -3,6 +3,9 @@
     TUNESMITH_BENCH=/path/to/problems python benchmarks/search_quality.py run tunesmith.sampler:Sampler --out ours.jsonl
     TUNESMITH_BENCH=/path/to/problems python benchmarks/search_quality.py compare ours.jsonl peer.jsonl
     python benchmarks/search_quality.py latency
+    TUNESMITH_BENCH=/path/to/problems python benchmarks/search_quality.py crowd ts:4 --workers 1000 --trials 20000
+
+`run --parallel 8` keeps eight trials in flight: the oldest ends first, and regret counts what has ended.
 
 The folder holds `tasks.py` (`PUBLIC`: names; `make(name)`: an object with `space`, `loss(params, rng)`, `mean(params)` and
 `reference()`, which gives the best known value and that of a median random configuration) and its data. Regret is 0 at
@@ -11,8 +14,10 @@ noise-free mean. Intervals are 90 % bootstraps over problems.
 """
 
 import argparse
+import heapq
 import importlib
 import json
+import math
 import os
 import sys
 import time
@@ -21,7 +26,8 @@ from pathlib import Path
 import numpy as np
 import optuna
 
-from tunesmith.engine import Number, Observation, suggest
+from tunesmith.dimensions import dimensions
+from tunesmith.engine import Number, Observation, suggest, suggest_many
 
 POINTS = (5, 10, 20, 50, 100)
 
@@ -34,17 +40,20 @@ def problems(folder):
     return importlib.import_module("tasks")
 
 
-def search(sampler, task, seed, trials):
+def search(sampler, task, seed, trials, parallel=1):
     """Regret of the incumbent after each trial, and CPU milliseconds per ask in the later half."""
     rng = np.random.default_rng(1000 + seed)
     study = optuna.create_study(sampler=sampler)
     best, median = task.reference()
-    incumbent, regret, cpu = (np.inf, np.nan), [], []
+    incumbent, regret, cpu, flying = (np.inf, np.nan), [], [], []
     for _ in range(trials):
-        began = time.process_time()
-        trial = study.ask()
-        params = {name: trial._suggest(name, distribution) for name, distribution in task.space.items()}
-        cpu.append(1e3 * (time.process_time() - began))
+        while len(flying) < parallel and len(cpu) < trials:
+            began = time.process_time()
+            trial = study.ask()
+            params = {name: trial._suggest(name, distribution) for name, distribution in task.space.items()}
+            cpu.append(1e3 * (time.process_time() - began))
+            flying.append((trial, params))
+        trial, params = flying.pop(0)
         loss = task.loss(params, rng)
         study.tell(trial, loss)
         if loss < incumbent[0]:
@@ -63,7 +72,7 @@ def run(args):
         for seed in range(args.seeds):
             for task in tasks.PUBLIC:
                 if (task, seed) not in done:
-                    found = search(make(seed=seed), tasks.make(task), seed, args.trials)
+                    found = search(make(seed=seed), tasks.make(task), seed, args.trials, args.parallel)
                     out.write(json.dumps({"task": task, "seed": seed, "trials": args.trials, **found}) + "\n")
                     out.flush()
 
@@ -92,24 +101,61 @@ def compare(args):
             low, high = np.percentile(rng.choice(means, (4000, len(means))).mean(1), [5, 95])
             cells.append(f"{means.mean():+.3f} [{low:+.3f}, {high:+.3f}] |")
         print(f"| {path.stem} |", *cells)
+    print(f"\n| {args.files[0].stem} needs, to reach |", *(f"@{p} |" for p in POINTS))
+    for path, r in zip(args.files[1:], runs[1:], strict=True):
+        theirs = np.array([r[k]["regret"][: min(len(r[k]["regret"]) for k in keys)] for k in keys]).mean(0)
+        print(
+            f"| {path.stem} |", *(f"{_reached(curves[0].mean(0), theirs[p - 1])} |" for p in POINTS if p <= len(theirs))
+        )
+
+
+def _reached(curve, value):
+    hits = np.flatnonzero(curve <= value)
+    return f"{hits[0] + 1} trials" if len(hits) else f"more than {len(curve)}"
 
 
 def latency(args):  # noqa: ARG001  every command takes the arguments
-    """CPU milliseconds of one suggestion of ten parameters, median of five."""
+    """CPU milliseconds of one suggestion of ten parameters: with hyperparameters to fit (one ask in ten), and without."""
     space = {f"x{k}": Number(0.0, 1.0) for k in range(10)}
     rng = np.random.default_rng(0)
-    print("| finished trials | CPU ms/ask |")
+    rows = rng.random((10_000, 10))
+    history = [Observation(dict(zip(space, x.tolist(), strict=True)), (float(((x - 0.4) ** 2).sum()),)) for x in rows]
+    suggest(space, history[:5], [], seed=0, number=5)
+    print("| finished trials | CPU ms, fitting | CPU ms otherwise |")
     for trials in (20, 100, 1000, 10_000):
-        rows = rng.random((trials, 10))
-        history = [
-            Observation(dict(zip(space, x.tolist(), strict=True)), (float(((x - 0.4) ** 2).sum()),)) for x in rows
-        ]
         spent = []
-        for number in range(trials, trials + 5):
+        for number in range(trials, trials + 6):
             began = time.process_time()
-            suggest(space, history, [], seed=0, number=number)
+            suggest(space, history[:trials], [], seed=0, number=number)
             spent.append(1e3 * (time.process_time() - began))
-        print(f"| {trials} | {np.median(spent):.1f} |")
+        print(f"| {trials} | {spent[0]:.1f} | {np.median(spent[1:]):.1f} |")
+    began = time.process_time()
+    suggest_many(space, history[:5000], [], seed=0, numbers=range(5000, 5256), fixed={})
+    print(f"256 suggestions at once at 5,000 trials: {time.process_time() - began:.1f} s CPU")
+
+
+def crowd(args):
+    """Many workers, trials of random length: CPU per ask, and regret beside random search's."""
+    task = problems(args.bench).make(args.problem)
+    best, median = task.reference()
+    space, history, flying, cpu = dimensions(task.space), [], [], []
+    rng, noise = np.random.default_rng(0), np.random.default_rng(1)
+    now = 0.0
+    for number in range(args.trials):
+        if number >= args.workers:
+            now, _, params = heapq.heappop(flying)
+            history.append(Observation(params, (task.loss(params, noise),)))
+        began = time.process_time()
+        params = suggest(space, history, [p for _, _, p in flying], seed=0, number=number).params
+        cpu.append(1e3 * (time.process_time() - began))
+        heapq.heappush(flying, (now + rng.lognormal(0.0, 0.5), number, params))
+        if number + 1 in (args.workers, 2 * args.workers, 5 * args.workers, args.trials):
+            ours = min((task.mean(o.params) for o in history), default=math.nan)
+            random = min(task.mean(task.sample(rng)) for _ in range(max(1, len(history))))
+            regrets = [(value - best) / (median - best) for value in (ours, random)]
+            print(
+                f"{number + 1} asked: regret {regrets[0]:.3f} (random {regrets[1]:.3f}), {np.mean(cpu[-500:]):.0f} ms/ask"
+            )
 
 
 def main():
@@ -121,11 +167,17 @@ def main():
     command.add_argument("--out", type=Path, required=True)
     command.add_argument("--trials", type=int, default=50)
     command.add_argument("--seeds", type=int, default=10)
+    command.add_argument("--parallel", type=int, default=1, help="trials in flight")
     command.set_defaults(call=run)
     command = commands.add_parser("compare", help="hold result files against the first")
     command.add_argument("files", type=Path, nargs="+")
     command.set_defaults(call=compare)
     commands.add_parser("latency", help="CPU time of the engine by number of trials").set_defaults(call=latency)
+    command = commands.add_parser("crowd", help="many workers at once on one problem")
+    command.add_argument("problem")
+    command.add_argument("--workers", type=int, default=1000)
+    command.add_argument("--trials", type=int, default=20_000)
+    command.set_defaults(call=crowd)
     args = parser.parse_args()
     args.bench = None if args.bench is None else Path(args.bench)
     args.call(args)

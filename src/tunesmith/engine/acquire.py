@@ -15,7 +15,8 @@ from tunesmith.engine.gp import Posterior
 
 Gain = Callable[[Array], Array]
 
-_RANDOM, _NEAR, _KEPT = 600, 24, 6
+_RANDOM, _NEAR, _KEPT = 1500, 60, 10
+_STEPS = (0.1, 0.04, 0.015)  # widths of the steps around the most promising points, one round each
 _SMALL = 2000  # a space of at most so many points is searched whole
 _FAR = -40.0  # from here on phi(z) / z^2 is exact enough, and the full expression cancels
 _DIGITS = 5  # points that agree to so many decimals are one configuration
@@ -70,7 +71,7 @@ def maximise(
     candidates.append(cube.move(np.repeat(starts[:2], 2 * near, 0), rng, scale=0.15, share=1.5 / len(cube)))
     points = fresh(cube.hold(np.vstack(candidates), fixed), taken)
     gains = gain(points)
-    for scale in (0.1, 0.04, 0.015):
+    for scale in _STEPS:
         order = np.argsort(-gains)[:kept]
         moved = cube.hold(cube.move(np.repeat(points[order], 16, 0), rng, scale=scale, share=share), fixed)
         points = np.vstack([points[order], moved[_is_new(moved, taken)]])
