@@ -52,7 +52,11 @@ def searched(sampler: BaseSampler, trials: int, direction: str = "minimize") -> 
 
 def test_same_seed_and_history_give_the_same_suggestions() -> None:
     assert [t.params for t in searched(Sampler(3), 12).trials] == [t.params for t in searched(Sampler(3), 12).trials]
-    assert searched(Sampler(3), 1).trials[0].params != searched(Sampler(4), 1).trials[0].params
+    assert searched(Sampler(3), 2).trials[1].params != searched(Sampler(4), 2).trials[1].params
+
+
+def test_the_first_trial_stands_in_the_middle() -> None:
+    assert searched(Sampler(3), 1).trials[0].params == pytest.approx({"rate": 10**-2.5, "units": 64, "kind": "b"})
 
 
 def test_numpys_global_random_state_is_left_alone() -> None:

@@ -13,7 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tunesmith.dimensions import dimension, dimensions
-from tunesmith.engine import Observation, draw, suggest
+from tunesmith.engine import Observation, draw, middle, suggest
 
 
 class Sampler(optuna.samplers.BaseSampler):
@@ -52,12 +52,14 @@ class Sampler(optuna.samplers.BaseSampler):
 
     def sample_independent(
         self,
-        study: optuna.Study,  # noqa: ARG002
+        study: optuna.Study,
         trial: FrozenTrial,
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """A value for a parameter that earlier trials did not have."""
+        """A value for a parameter that not all earlier trials had: the middle the first time, then at random."""
+        if not any(param_name in t.params for t in study.get_trials(deepcopy=False) if t.number != trial.number):
+            return middle(dimension(param_distribution))
         return draw(dimension(param_distribution), seed=self._seed, number=trial.number, name=param_name)
 
 

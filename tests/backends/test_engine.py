@@ -47,9 +47,14 @@ def test_fixed_values_are_kept() -> None:
     assert backend(history()).ask(8, {"x": 0.77, "other": 1}).params == {"x": 0.77, "other": 1}
 
 
-def test_unknown_names_are_drawn_keyed_by_seed_and_trial() -> None:
-    first, again, later = (backend([]).ask(n, {}) for n in (0, 0, 1))
+def test_unknown_names_begin_in_the_middle() -> None:
+    first = backend([]).ask(0, {})
     assert first.params == {}
+    assert first.draw("x", X) == pytest.approx((X.low + X.high) / 2)
+
+
+def test_names_that_are_known_but_not_proposed_are_drawn_keyed_by_seed_and_trial() -> None:
+    first, again, later = (backend(history()).ask(n, {}) for n in (8, 8, 9))
     assert first.draw("x", X) == again.draw("x", X) != later.draw("x", X)
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tunesmith.engine import Choice, Number, Observation, draw, suggest
+from tunesmith.engine import Choice, Number, Observation, draw, middle, suggest
 from tunesmith.engine.suggest import START
 
 SPACE = {"x": Number(0.0, 1.0), "y": Number(0.0, 1.0)}
@@ -109,3 +109,9 @@ def test_draws_are_keyed_by_seed_trial_and_name() -> None:
     values = {draw(line, seed=s, number=n, name=k) for s in (0, 1) for n in (0, 1) for k in ("a", "b")}
     assert len(values) == 8
     assert draw(line, seed=0, number=0, name="a") in values
+
+
+def test_the_middle_of_a_dimension_is_that_of_its_scale() -> None:
+    assert middle(Number(1e-4, 1e-2, log=True)) == pytest.approx(1e-3)
+    assert middle(Number(1, 9, whole=True)) == 5
+    assert middle(Choice((4, 8, 16))) == 8

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from optuna.distributions import BaseDistribution
 
 from tunesmith.backends import Proposal, Setting
 from tunesmith.backends.known import drawn, seen_space
 from tunesmith.backends.stopping import Stopper
 from tunesmith.backends.transfer import Earlier, transferred
-from tunesmith.dimensions import dimensions
-from tunesmith.engine import Observation, suggest
+from tunesmith.dimensions import dimension, dimensions
+from tunesmith.engine import Observation, middle, suggest
 from tunesmith.errors import SettingError
-from tunesmith.trial import CONTINUE, Decision, Params, Trial, TrialState, signs
+from tunesmith.trial import CONTINUE, Decision, Params, Space, Trial, TrialState, signs
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -61,7 +63,7 @@ class EngineBackend:
         found = suggest(dimensions(space), finished, pending, seed=seed, number=number, fixed=fixed)
         return Proposal(
             {**found.params, **fixed},
-            drawn(seed, number),
+            _first_in_the_middle(seen_space(before), drawn(seed, number)),
             _told({**found.why, "how": "transfer"} if warm else found.why, self._signs),
         )
 
@@ -92,6 +94,13 @@ class EngineBackend:
             return None
         losses = tuple(s * v for s, v in zip(self._signs, values, strict=True))
         return Observation(trial.params, losses, tuple(trial.constraints.values()), trial.number)
+
+
+def _first_in_the_middle(
+    seen: Space, draw: Callable[[str, BaseDistribution], Any]
+) -> Callable[[str, BaseDistribution], Any]:
+    """Where a trial meets a name that no earlier one had, the middle of its range; the engine starts there too."""
+    return lambda name, distribution: draw(name, distribution) if name in seen else middle(dimension(distribution))
 
 
 def _judge(pruner: BasePruner, setting: Setting) -> Judge:

@@ -2,7 +2,7 @@
 
 from tunesmith.engine.encoding import Choice, Dimension, Number
 from tunesmith.engine.importance import Importance, importances
-from tunesmith.engine.suggest import Observation, Suggestion, draw, suggest, suggest_many
+from tunesmith.engine.suggest import Observation, Suggestion, draw, middle, suggest, suggest_many
 
 __all__ = [
     "Choice",
@@ -13,6 +13,7 @@ __all__ = [
     "Suggestion",
     "draw",
     "importances",
+    "middle",
     "suggest",
     "suggest_many",
 ]

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import erfcx, log_ndtr
 
-from tunesmith.engine.encoding import Array, Cube, Rng
+from tunesmith.engine.encoding import Array, Cube, Mask, Rng
 from tunesmith.engine.gp import Posterior
 
 Gain = Callable[[Array], Array]
@@ -93,5 +92,5 @@ def fresh(points: Array, taken: set[bytes]) -> Array:
     return points[new] if new.any() else points
 
 
-def _is_new(points: Array, taken: set[bytes]) -> NDArray[np.bool_]:
+def _is_new(points: Array, taken: set[bytes]) -> Mask:
     return np.array([row.tobytes() not in taken for row in np.round(points, _DIGITS) + 0.0], bool)

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import log_ndtr
 
-from tunesmith.engine.encoding import Array, Index
+from tunesmith.engine.encoding import Array, Index, Mask
 from tunesmith.engine.gp import Posterior, fit
 
 _LEARN_FROM = 200  # at most so many trials, the newest
@@ -38,7 +37,7 @@ class Limits:
         return total
 
 
-def limits(points: Array, failed: NDArray[np.bool_], constraints: Sequence[Sequence[float]], group: Index) -> Limits:
+def limits(points: Array, failed: Mask, constraints: Sequence[Sequence[float]], group: Index) -> Limits:
     """What is learned from trials at `points` (n, columns): which `failed` (n,), and each one's constraint values.
 
     Nothing is learned while all trials fail, or none does, nor from a constraint without a value.

@@ -10,10 +10,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tunesmith.engine.acquire import log_h, maximise
-from tunesmith.engine.encoding import Array, Cube, Index, Rng
+from tunesmith.engine.encoding import Array, Cube, Index, Mask, Rng
 from tunesmith.engine.feasible import Limits
 from tunesmith.engine.gp import Posterior, fit
 from tunesmith.engine.warp import half_rank
@@ -23,7 +22,7 @@ _MODEL_ON = 150  # trials that the models learn from
 MOST = 3  # objectives whose dominated volume is cut into boxes; the number of boxes grows as front ** (objectives - 1)
 
 
-def nondominated(losses: Array) -> NDArray[np.bool_]:
+def nondominated(losses: Array) -> Mask:
     """Which rows no other row dominates (of equal rows the first), shape (n,)."""
     better = (losses[:, None] <= losses[None]).all(2)
     strictly = better & (losses[:, None] < losses[None]).any(2)
@@ -96,7 +95,7 @@ def propose(
     losses: Array,
     waiting: Array,
     *,
-    allowed: NDArray[np.bool_],
+    allowed: Mask,
     limits: Limits,
     avoid: Array,
     fixed: Mapping[str, Any],
@@ -127,7 +126,7 @@ def propose(
     return maximise(cube, gain, starts, avoid=avoid, fixed=fixed, rng=rng), posteriors, losses
 
 
-def thinned(losses: Array, allowed: NDArray[np.bool_], rng: Rng) -> Index:
+def thinned(losses: Array, allowed: Mask, rng: Rng) -> Index:
     """Indices of at most `_MODEL_ON` rows: the front of the `allowed` ones, and others at random."""
     if len(losses) <= _MODEL_ON:
         return np.arange(len(losses))

@@ -129,8 +129,14 @@ def _weighted(model: Ensemble, bounds: Limits) -> Callable[[Array], Array]:
     return lambda points: model.gain(points) + bounds.log_chance(points)
 
 
+def middle(dimension: Dimension) -> Any:
+    """The middle value: for a parameter that no earlier trial had, as `suggest` starts in the middle of a space."""
+    cube = Cube({"": dimension})
+    return cube.decode(cube.from_uniform(np.array([[0.5]]))[0])[""]
+
+
 def draw(dimension: Dimension, *, seed: int, number: int, name: str) -> Any:
-    """A value at random, keyed by seed, trial and name: for a parameter that no earlier trial had."""
+    """A value at random, keyed by seed, trial and name: for a parameter that is in no space yet."""
     cube = Cube({name: dimension})
     rng = np.random.default_rng([seed, number, *name.encode()])
     return cube.decode(cube.from_uniform(rng.random((1, 1)))[0])[name]
