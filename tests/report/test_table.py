@@ -30,6 +30,14 @@ def test_a_table_shows_state_value_parameters_and_reason():
     assert lines[4].split() == ["3", "pruned", "0.1", "worse", "than", "the", "median"]
 
 
+def test_a_long_note_gives_way_to_the_numbers():
+    trials = [
+        Trial(1, TrialState.FAILED, params={f"parameter_{k}": 0.12345 for k in range(4)}, reason="error: " + 200 * "x")
+    ]
+    row = trial_text(trials, width=200).splitlines()[1]
+    assert row.split()[:6] == ["1", "failed", *4 * ["0.12345"]]
+
+
 def test_the_parameter_that_explains_the_objective_comes_first_and_constant_ones_last():
     rng = random.Random(0)
     trials = []

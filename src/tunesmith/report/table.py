@@ -35,28 +35,42 @@ _STYLES = {
     TrialState.PAUSED: "yellow",
 }
 _IN_NOTEBOOK = 20
+_NOTE = 44  # characters in a table of text
 _CELL = "padding:2px 10px 2px 0;text-align:left;white-space:nowrap"
 
 
 def trial_table(
-    trials: Sequence[Trial], *, best: Collection[int] = (), names: Sequence[str] | None = None, columns: int = 6
+    trials: Sequence[Trial],
+    *,
+    best: Collection[int] = (),
+    names: Sequence[str] | None = None,
+    columns: int = 6,
+    note: int = _NOTE,
 ) -> Table:
     """A rich table of trials. `best` holds the numbers to mark, `names` the parameters shown (default: those that
-    tell most, at most `columns`)."""  # noqa: D205, D209  one sentence and its arguments
+    tell most, at most `columns`), `note` the length of the last column."""  # noqa: D205, D209  one sentence and its arguments
     shown = telling_parameters(trials)[:columns] if names is None else list(names)
+    rows = [[*values, _cut(text, note)] for *values, text in (cells(t, shown, best) for t in trials)]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings(shown):
         table.add_column(Text(plain(heading)), overflow="ellipsis", no_wrap=True)
-    for t in trials:
+    for t, row in zip(trials, rows, strict=True):
         style = "bold green" if t.number in best else _STYLES.get(t.state)
-        table.add_row(*(Text(cell) for cell in cells(t, shown, best)), style=style)
+        table.add_row(*(Text(cell) for cell in row), style=style)
     return table
+
+
+def _cut(text: str, most: int) -> str:
+    """A long note gives way, not the numbers."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def trial_text(trials: Sequence[Trial], *, best: Collection[int] = (), width: int = 120) -> str:
     """The same table as plain text."""
     out = io.StringIO()
-    Console(file=out, width=width, force_terminal=False, color_system=None).print(trial_table(trials, best=best))
+    Console(file=out, width=width, force_terminal=False, color_system=None).print(
+        trial_table(trials, best=best, note=max(_NOTE, width // 2))
+    )
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
