@@ -455,7 +455,6 @@ def test_the_first_trial_is_the_users_own_setting_when_it_lies_in_the_space(tmp_
     ("settings", "error", "text"),
     [
         ({"backend": "nevergrad"}, ValueError, "one of tunesmith, optuna"),
-        ({"n_jobs": 4}, ValueError, "n_jobs must be 1"),
         ({"n_trails": 4}, ValueError, "unknown setting 'n_trails': backend 'tunesmith' takes pruner"),
         ({"backend": "optuna", "sampelr": 4}, ValueError, "did you mean 'sampler'?"),
         ({"keep_checkpoints": 0}, ValueError, "keep_checkpoints"),

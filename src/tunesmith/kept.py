@@ -1,57 +1,123 @@
-"""The best trial's weights in memory, for searches that save no checkpoints."""
+"""The best trial's weights, kept for searches that save no checkpoints: in memory, or in files for other processes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+import shutil
+from pathlib import Path
+from typing import Protocol
 
 import psutil
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 
-from tunesmith.errors import ModelNotSavedError
-from tunesmith.trial import signs
+from tunesmith.study import Study
+from tunesmith.trial import LiveTrial, Trial
 
 SHARE_OF_MEMORY = 0.25  # weights are kept when they take at most this share of the memory that is available
+SHARE_OF_DISK = 0.25  # likewise of the disk's free space
+FILE = "kept.safetensors"
+_LOSS = "loss"
+
+Weights = dict[str, torch.Tensor]
 
 
-class KeptModel:
-    """Holds a CPU copy of the best model so far: its trained parameters and buffers."""
+class Kept(Protocol):
+    """Keeps the best model's weights."""
+
+    def offer(self, live: LiveTrial, loss: float, model: torch.nn.Module) -> None:
+        """Keep the model of a trial that has completed, if it is the best so far and there is room."""
+
+    def take(self, run_directory: Path, number: int) -> Weights | None:
+        """The weights of trial `number`, None when they were not kept."""
+
+
+class KeptInMemory:
+    """Holds a CPU copy of the best model's trained parameters and buffers."""
 
     def __init__(self) -> None:
         self._number: int | None = None
-        self._loss = float("inf")
-        self._weights: dict[str, torch.Tensor] = {}
+        self._loss = math.inf
+        self._weights: Weights = {}
 
-    def offer(
-        self, number: int, values: Sequence[float] | None, directions: Sequence[str], model: torch.nn.Module
-    ) -> None:
-        """Keep the model if it is the best so far (by the first objective) and fits."""
-        if values is None:
-            return
-        loss = signs(directions)[0] * values[0]
+    def offer(self, live: LiveTrial, loss: float, model: torch.nn.Module) -> None:
+        """Keep the model if it is the best so far and fits."""
         if loss >= self._loss:
             return
-        tensors = {n: p for n, p in model.named_parameters() if p.requires_grad} | dict(model.named_buffers())
-        needed = sum(t.numel() * t.element_size() for t in tensors.values())
+        tensors = _tensors(model)
         self._weights = {}  # the earlier copy goes first: both need not fit
         self._loss, self._number = loss, None
-        if needed <= SHARE_OF_MEMORY * psutil.virtual_memory().available:
+        if _size(tensors) <= SHARE_OF_MEMORY * psutil.virtual_memory().available:
             self._weights = {n: t.detach().to("cpu", copy=True) for n, t in tensors.items()}
-            self._number = number
+            self._number = live.number
 
-    def load_into(self, model: torch.nn.Module, number: int) -> None:
-        """Load the weights of trial `number`; if they are not here, the model refuses to be used, saying why."""
-        if number == self._number:
-            model.load_state_dict(self._weights, strict=False)
-            self._weights, self._number = {}, None
+    def take(self, run_directory: Path, number: int) -> Weights | None:
+        """The weights of trial `number`, which are let go of here; those in a file, from a worker of an earlier start."""
+        if number != self._number:
+            return _in_file(run_directory)
+        weights, self._weights, self._number = self._weights, {}, None
+        return weights
+
+
+class KeptInFiles:
+    """Keeps trained parameters and buffers in a file of the trial's directory; an observer that leaves the best one.
+
+    A worker writes its trial's file when it betters all that are there; the driver, who knows what was recorded,
+    removes those that are not of the best trial. So there is one, and one more for each worker at most.
+    """
+
+    def offer(self, live: LiveTrial, loss: float, model: torch.nn.Module) -> None:
+        """Write the model's file if it is the best so far and there is room."""
+        if any(known <= loss for known in map(_loss_in, live.directory.parent.glob(f"run-*/{FILE}"))):
             return
-        message = (
-            f"the weights of the best trial ({number}) were not saved: its training saved no checkpoint of its best "
-            "evaluation. Set save_strategy (as eval_strategy) and search again, or train with the best hyperparameters"
-        )
+        tensors = _tensors(model)
+        if _size(tensors) > SHARE_OF_DISK * shutil.disk_usage(live.directory.parent).free:
+            return
+        live.directory.mkdir(exist_ok=True)
+        torn = live.directory / f"{FILE}.part"
+        # copies: a view of a larger tensor would be refused
+        save_file({n: t.detach().clone().contiguous() for n, t in tensors.items()}, torn, {_LOSS: repr(loss)})
+        torn.replace(live.directory / FILE)
 
-        def refuse(*_args: Any, **_kwargs: Any) -> Any:
-            raise ModelNotSavedError(message)
+    def take(self, run_directory: Path, number: int) -> Weights | None:  # noqa: ARG002
+        """The weights in the file of a trial's directory."""
+        return _in_file(run_directory)
 
-        model.forward = refuse
-        model.save_pretrained = refuse
+    def on_trial_start(self, study: Study, trial: Trial) -> None:
+        """A trial begins: what an attempt has left that was lost after its last step counts no more."""
+        self._remove(study, trial)
+
+    def on_trial_end(self, study: Study, trial: Trial) -> None:  # noqa: ARG002  of every trial
+        """A trial has ended: the best one's file stays."""
+        best = next(iter(study.best_trials), None)
+        for other in study.trials:
+            if other.state.finished and (best is None or other.number != best.number):
+                self._remove(study, other)
+
+    @staticmethod
+    def _remove(study: Study, trial: Trial) -> None:
+        for name in (FILE, f"{FILE}.part"):
+            (study.run_directory(trial.number) / name).unlink(missing_ok=True)
+
+
+def _tensors(model: torch.nn.Module) -> Weights:
+    return {n: p for n, p in model.named_parameters() if p.requires_grad} | dict(model.named_buffers())
+
+
+def _size(tensors: Weights) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def _in_file(run_directory: Path) -> Weights | None:
+    path = run_directory / FILE
+    return dict(load_file(path)) if path.is_file() else None
+
+
+def _loss_in(path: Path) -> float:
+    """The loss that a file is of; infinity when it is no whole file, or just removed."""
+    try:
+        with safe_open(path, "pt") as file:
+            return float(file.metadata()[_LOSS])
+    except (OSError, SafetensorError):
+        return math.inf

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from transformers.trainer_utils import default_compute_objective
 
 from tunesmith.errors import SettingError
+from tunesmith.study import Study
+from tunesmith.trial import Trial
 
 
-@dataclass
+@dataclass(frozen=True)
 class Objective:
     """A function of the metrics, with its directions and the name by which a study knows it."""
 
@@ -20,7 +22,6 @@ class Objective:
     directions: tuple[str, ...]
     name: str
     summed: bool = False
-    _warned: bool = field(default=False, repr=False)
 
     @classmethod
     def of(
@@ -55,22 +56,29 @@ class Objective:
 
     def __call__(self, metrics: Mapping[str, float]) -> float | list[float]:
         """The objective's value(s); raises what the user's function raises."""
-        if self.summed and self.directions == ("minimize",) and not self._warned:
-            self._warn_of_sum(metrics)
         result = self.function(dict(metrics))
         if isinstance(result, list | tuple):
             return [float(v) for v in result]
         return float(result) if len(self.directions) == 1 else [float(v) for v in result]
 
-    def _warn_of_sum(self, metrics: Mapping[str, float]) -> None:
-        self._warned = True
+
+class SumWatch:
+    """An observer that warns, at the first report, when what is minimized is the sum of the user's metrics."""
+
+    def __init__(self, objective: Objective) -> None:
+        self._wanted = objective.summed and objective.directions == ("minimize",)
+
+    def on_report(self, study: Study, trial: Trial) -> None:  # noqa: ARG002  observers get the study
+        """A trial has reported."""
+        metrics = trial.reports[-1].metrics
         parts = [m for m in metrics if m not in ("eval_loss", "epoch") and not m.endswith(("_runtime", "_per_second"))]
-        if parts:
+        if self._wanted and parts:
+            self._wanted = False
             warnings.warn(
                 f"what is minimized is the sum {' + '.join(parts)}: the default objective adds all metrics but the "
                 'loss. Pass direction="maximize" if more is better, or a compute_objective',
                 UserWarning,
-                stacklevel=4,
+                stacklevel=2,
             )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
@@ -56,8 +56,11 @@ class Places:
         """The name of the runner."""
         return self.runner or ("inline" if self.workers is None else "workers")
 
-    def make(self, task: Task) -> Runner:
-        """The runner of a task. Raises MissingDependencyError for one whose package is not installed."""
+    def make(self, task: Task, *, preload: Sequence[str] = (), bare: Sequence[object] = ()) -> Runner:
+        """The runner of a task; `preload` and `bare` are as in `WorkersRunner`.
+
+        Raises MissingDependencyError for a runner whose package is not installed.
+        """
         if self.name == "inline":
             return InlineRunner(task)
         if self.name not in RUNNERS:
@@ -75,6 +78,8 @@ class Places:
             threads_per_trial=1 if self.threads_per_trial is None else self.threads_per_trial,
             gpus_per_trial=self.gpus_per_trial,
             trial_timeout=self.trial_timeout,
+            preload=preload,
+            bare=bare,
         )
 
     def _given(self) -> dict[str, Any]:

@@ -66,6 +66,18 @@ class Recipe:
     frozen: dict[str, int] = field(default_factory=dict)
     modules: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The constructor's arguments and callbacks by their names: an error in pickling names what users know."""
+        rest = {"trainer": self.trainer, "arguments": [*self.kwargs], "given": self.given}
+        return {**self.kwargs, "callbacks": self.callbacks, "trainer": self.changed, "recipe": rest}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        rest = state["recipe"]
+        kwargs = {name: state[name] for name in rest["arguments"]}
+        vars(self).update(vars(Recipe(rest["trainer"], kwargs, state["trainer"], state["callbacks"], rest["given"])))
+        if kwargs.get("model") is not None:
+            self._keep_weights()
+
     @classmethod
     def of(cls, trainer: Trainer) -> Recipe:
         """Read the recipe off a Trainer: as recorded (tunesmith.Trainer, tunable), else by the constructor's names."""
@@ -105,6 +117,10 @@ class Recipe:
             raise SettingError(f"{type(self.trainer).__name__} takes no model; give it a model_init to search with it")
         self.kwargs["model"] = model
         self.kwargs.pop("peft_config", None)  # the built model has its adapters
+        self._keep_weights()
+
+    def _keep_weights(self) -> None:
+        model = self.kwargs["model"]
         trained = {n for n, p in model.named_parameters() if p.requires_grad}
         buffers = {n for n, _ in model.named_buffers()}
         state = model.state_dict(keep_vars=True)

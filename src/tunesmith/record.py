@@ -265,18 +265,27 @@ class Record:
                 state=TrialState.WAITING,
                 attempt=trial.attempt + 1,
                 ended=None,
-                attrs={**trial.attrs, "failures": [*trial.attrs.get("failures", ()), trial.reason]},
+                attrs=_with_failure(trial, trial.reason),
             ),
             TrialState.FAILED,
         )
 
     def requeue(self, number: int, state: TrialState, *, reason: str, count_attempt: bool) -> Trial:
-        """Let a running trial wait (WAITING) or pause (PAUSED), to go on from its checkpoint with the same values."""
+        """Let a running trial wait (WAITING) or pause (PAUSED), to go on from its checkpoint with the same values.
+
+        `count_attempt`: an attempt has failed; its reason stays among the trial's `failures`.
+        """
         if state not in (TrialState.WAITING, TrialState.PAUSED):
             raise SettingError(f"a trial is put back WAITING or PAUSED, got {state.value}")
         return self._change(
             number,
-            lambda trial: replace(trial, state=state, reason=text(reason), attempt=trial.attempt + int(count_attempt)),
+            lambda trial: replace(
+                trial,
+                state=state,
+                reason=text(reason),
+                attempt=trial.attempt + int(count_attempt),
+                attrs=_with_failure(trial, text(reason)) if count_attempt else trial.attrs,
+            ),
             TrialState.RUNNING,
         )
 
@@ -416,6 +425,10 @@ class Record:
             return str(target.resolve().relative_to(home.resolve()))
         except ValueError:
             return str(target.resolve())
+
+
+def _with_failure(trial: Trial, reason: str | None) -> dict[str, Any]:
+    return {**trial.attrs, "failures": [*trial.attrs.get("failures", ()), reason]}
 
 
 def _stored(report: Report) -> Report:

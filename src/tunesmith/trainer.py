@@ -17,13 +17,13 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import HPSearchBackend
 
 from tunesmith import arguments, checkpoints
-from tunesmith.errors import SettingError, UserFunctionError
+from tunesmith.errors import ModelNotSavedError, SettingError, UserFunctionError
 from tunesmith.hp_space import SpaceFunction, replay
-from tunesmith.kept import KeptModel
+from tunesmith.kept import Kept, Weights
 from tunesmith.objective import Objective
 from tunesmith.recipe import Recipe, release
 from tunesmith.runners import Outcome, checked
-from tunesmith.trial import LiveTrial, Trial, TrialState
+from tunesmith.trial import LiveTrial, Trial, TrialState, signs
 
 
 class TrainerTask:
@@ -31,6 +31,8 @@ class TrainerTask:
 
     Each trial gets the Trainer made anew, in place. Nothing is decided here: whether to go on, to stop or to pause is
     asked of the live trial (`report`, `decide`), so that it may run on several ranks that must agree.
+
+    It can be pickled with its Trainer as a bare instance: elsewhere the recipe makes that one a Trainer.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class TrainerTask:
         *,
         backend: str,
         hp_name: Callable[[Any], str] | None,
+        kept: Kept,
         bars: bool,
     ) -> None:
         self.trainer = trainer
@@ -54,11 +57,38 @@ class TrainerTask:
         self.user_args = trainer.args
         self.user_class = type(trainer)
         self.recipe = Recipe.of(trainer)
-        self.kept = KeptModel()
+        self.kept = kept
+        self._begin()
+
+    def _begin(self) -> None:
         self._trial_class = _in_trial(self.user_class, self)
         self._live: LiveTrial | None = None
         self._made: tuple[Any, Any] | None = None
         self._datasets: dict[tuple[Any, ...], tuple[Any, Any, Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What makes the task elsewhere, by the names that users know."""
+        own = {"backend": self.hp_backend, "kept": self.kept, "class": self.user_class}
+        return {
+            **self.recipe.__getstate__(),
+            "args": _without_devices(self.user_args),
+            "hp_space": self.space,
+            "compute_objective": self.objective,
+            "hp_name": self.hp_name,
+            "tunesmith": own,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        transformers.utils.logging.disable_progress_bar()  # of a process without a screen
+        own = state.pop("tunesmith")
+        self.hp_backend, self.kept, self.user_class = own["backend"], own["kept"], own["class"]
+        self.hp_name, self.objective = state.pop("hp_name"), state.pop("compute_objective")
+        self.space, self.user_args, self.bars = state.pop("hp_space"), state.pop("args"), False
+        _ = self.user_args.device  # found here, and kept in them
+        self.recipe = object.__new__(Recipe)
+        self.recipe.__setstate__(state)
+        self.trainer = self.recipe.trainer
+        self._begin()
 
     def check(self) -> None:
         """Make a Trainer like the user's once, with the model at hand, so that one that cannot be is refused at once."""
@@ -75,8 +105,15 @@ class TrainerTask:
         finally:
             self._made = None
 
-    def give_back(self, best: Trial | None, checkpoint: Path | None) -> None:
-        """Make the Trainer what it was before the search, with the best trial's model, from its checkpoint or as kept."""
+    def leave_devices(self) -> None:
+        """Free what the Trainer holds on GPUs and in memory, before trials run elsewhere."""
+        model = self.recipe.kwargs.get("model")
+        if model is not None:
+            model.to("cpu")
+        release(self.trainer)
+
+    def give_back(self, best: Trial | None, *, checkpoint: Path | None, weights: Weights | None) -> None:
+        """Make the Trainer what it was before the search, with the best trial's model from its checkpoint or weights."""
         self.recipe.restore_weights()
         # a model_init that suggests gets the best trial's suggestions again
         self._live = None if best is None else replay(best)
@@ -90,8 +127,10 @@ class TrainerTask:
             return
         if checkpoint is not None:
             self.trainer._load_from_checkpoint(str(checkpoint))  # noqa: SLF001
+        elif weights is not None:
+            self.trainer.model.load_state_dict(weights, strict=False)
         else:
-            self.kept.load_into(self.trainer.model, best.number)
+            _refuse_use(self.trainer.model, best.number)
 
     # -- one trial -----------------------------------------------------------------------------------------------
 
@@ -106,9 +145,7 @@ class TrainerTask:
         args.output_dir = str(live.directory.parent)
         name = self.hp_name(live)  # W&B names runs so too, by state.trial_name, in a group of the study's directory
         args.run_name = name if args.run_name is None else f"{args.run_name}-{name}"
-        if not isinstance(self.trainer, self._trial_class):  # the first trial here
-            self.trainer.__class__ = self._trial_class
-            release(self.trainer)
+        self.trainer.__class__ = self._trial_class
         try:
             return self._train(live, args, values)
         finally:
@@ -154,7 +191,7 @@ class TrainerTask:
         study = live.directory.parent.resolve()
         kept = saved.resolve().relative_to(study) if saved.is_dir() else None
         if outcome.state is TrialState.COMPLETE and kept is None:
-            self.kept.offer(live.number, outcome.values, self.objective.directions, trainer.model)
+            self.kept.offer(live, signs(self.objective.directions)[0] * report.values[0], trainer.model)
         return Outcome(
             outcome.state,
             outcome.values,
@@ -289,6 +326,28 @@ def _in_trial(cls: type, task: TrainerTask) -> type:
         kind._prepare_dataset = prepare  # noqa: SLF001
     kind.__name__, kind.__qualname__, kind.__module__ = cls.__name__, cls.__qualname__, cls.__module__
     return InTrial
+
+
+def _without_devices(args: Any) -> Any:
+    """A copy of the arguments that has yet to find its devices."""
+    result = arguments.fresh(args, {})
+    for name in ("_setup_devices", "__cached__setup_devices", "distributed_state", "_n_gpu"):  # 5.x, 4.x, both
+        vars(result).pop(name, None)
+    return result
+
+
+def _refuse_use(model: Any, number: int) -> None:
+    """Let a model that is not the best trial's say so when it is used."""
+    message = (
+        f"the weights of the best trial ({number}) were not saved: its training saved no checkpoint of its best "
+        "evaluation. Set save_strategy (as eval_strategy) and search again, or train with the best hyperparameters"
+    )
+
+    def refuse(*_args: Any, **_kwargs: Any) -> Any:
+        raise ModelNotSavedError(message)
+
+    model.forward = refuse
+    model.save_pretrained = refuse
 
 
 def _rng_state() -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -18,15 +19,17 @@ from tunesmith.conduct import Plan, as_directions, conduct
 from tunesmith.constraints import Constraints, Function
 from tunesmith.errors import SettingError
 from tunesmith.hp_space import Probe, as_space_function, default_space
+from tunesmith.kept import Kept, KeptInFiles, KeptInMemory
 from tunesmith.loop import Budget
-from tunesmith.objective import Objective
+from tunesmith.objective import Objective, SumWatch
+from tunesmith.places import Places
 from tunesmith.recipe import Recording
-from tunesmith.runners.inline import InlineRunner
 from tunesmith.study import Resume, Study
 from tunesmith.trainer import TrainerTask
 from tunesmith.trial import Trial, contains, signs
 
 Bests: TypeAlias = "BestRun | list[BestRun]"
+_PRELOAD = ("torch", "transformers", "tunesmith.trainer")  # the fork server loads them once for all workers
 
 
 class Trainer(transformers.Trainer, metaclass=Recording):
@@ -80,6 +83,10 @@ def hyperparameter_search(
     constraints: Function | None = None,
     prune_metric: tuple[str, str] | None = None,
     compare_at: str = "share",
+    workers: int | Literal["auto"] | None = None,
+    threads_per_trial: int | None = None,
+    gpus_per_trial: float | None = None,
+    trial_timeout: float | None = None,
     **options: Any,
 ) -> Bests:
     """Search hyperparameters for any Trainer; positional arguments and defaults are those of transformers.
@@ -112,7 +119,12 @@ def hyperparameter_search(
             to them.
         prune_metric: (name, direction) for pruning with several objectives.
         compare_at: pruners compare trials at equal "share" of training, "step", "epoch" or "examples".
-        options: for the backend, for Optuna: sampler, pruner, storage, study_name, load_if_exists.
+        workers: run trials in so many processes; "auto": one per GPU, else per `threads_per_trial` cores. None: in
+            this process, one at a time.
+        threads_per_trial: CPU threads of each worker, default 1.
+        gpus_per_trial: a share of a GPU for each worker, or 0; default: one, shared evenly when workers are more.
+        trial_timeout: seconds after which a worker's trial is ended as failed.
+        options: for the backend, for Optuna: sampler, pruner, storage, study_name, load_if_exists; n_jobs is workers.
 
     Returns: transformers' BestRun (a list of them, the Pareto set, with several directions); `run_summary` is the
     study. Afterwards `trainer.model` is the best trial's model.
@@ -121,14 +133,15 @@ def hyperparameter_search(
     SearchFailedError when the trials fail, UserFunctionError for a bug in hp_space or compute_objective.
     """
     name = backend.value if isinstance(backend, HPSearchBackend) else (backend or "tunesmith")
-    _check_place(trainer, options)
+    places = _places(trainer, Places(workers, threads_per_trial, gpus_per_trial, trial_timeout), options)
     directions = as_directions(direction)
     objective = Objective.of(trainer, compute_objective, directions)
     function = as_space_function(default_space if hp_space is None else hp_space)
     probe = Probe.of(function)
     _check_names(probe, trainer, strict=strict)
     sampled = {n: d[0] for n, d in probe.distributions.items()}
-    expected = checkpoints.expected_size(trainer)
+    disk = checkpoints.DiskWatch(checkpoints.checked_keep(keep_checkpoints), checkpoints.expected_size(trainer))
+    kept: Kept = KeptInMemory() if places.workers is None else KeptInFiles()
     plan = Plan(
         directions=objective.directions,
         backend=name,
@@ -146,8 +159,10 @@ def hyperparameter_search(
         enqueue=[*_current(trainer, sampled, options), *enqueue],
         budget=Budget(n_trials, timeout, max_failures, max_retries, stop_when),
         callbacks=[
-            checkpoints.DiskWatch(checkpoints.checked_keep(keep_checkpoints), expected),
             *([] if constraints is None else [Constraints(constraints)]),
+            disk,
+            kept,
+            SumWatch(objective),
             *callbacks,
         ],
         progress=progress,
@@ -156,15 +171,19 @@ def hyperparameter_search(
         define=None if function.static is not None else function,
         written=function.written,
     )
-    task = TrainerTask(trainer, function, objective, backend=name, hp_name=hp_name, bars=not progress)
+    task = TrainerTask(trainer, function, objective, backend=name, hp_name=hp_name, kept=kept, bars=not progress)
     task.check()
     opened: list[Study] = []
     try:
+        task.leave_devices()
         with _without_bars() if progress else nullcontext():
-            conduct(plan, InlineRunner(task), prepare=opened.append)
+            runner = places.make(task, preload=_PRELOAD, bare=[trainer])
+            conduct(plan, runner, prepare=opened.append)
     finally:  # also after a failure or Ctrl-C: the best so far is in hand
         best = _best(opened[0]) if opened else None
-        task.give_back(best, None if best is None else opened[0].checkpoint(best))
+        checkpoint = None if best is None else opened[0].checkpoint(best)
+        weights = None if best is None else kept.take(opened[0].run_directory(best.number), best.number)
+        task.give_back(best, checkpoint=checkpoint, weights=weights)
     return _result(opened[0])
 
 
@@ -201,16 +220,22 @@ def _result(study: Study) -> Bests:
     return runs if len(study.directions) > 1 else runs[0]
 
 
-def _check_place(trainer: transformers.Trainer, options: Mapping[str, Any]) -> None:
+def _places(trainer: transformers.Trainer, places: Places, options: Mapping[str, Any]) -> Places:
+    """Where the trials run, with Optuna's n_jobs as a number of workers."""
     if trainer.args.world_size > 1:
         raise SettingError(
             f"a search runs in one process for now, got {trainer.args.world_size} ranks; start it without torchrun"
         )
-    if options.get("n_jobs", 1) not in (None, 1):
+    if places.gpus_per_trial is not None and places.gpus_per_trial > 1:
         raise SettingError(
-            f"n_jobs must be 1, got {options['n_jobs']}: trials would share this process, and threads corrupt each "
-            "other's training"
+            f"gpus_per_trial must be at most 1 for a Trainer, got {places.gpus_per_trial!r}: a trial is one process"
         )
+    n_jobs = options.get("n_jobs")
+    if n_jobs in (None, 1) or places.workers == n_jobs:
+        return places
+    if places.workers is not None:
+        raise SettingError(f"n_jobs means workers, got workers={places.workers!r} and n_jobs={n_jobs!r}; pass one")
+    return replace(places, workers="auto" if n_jobs == -1 else n_jobs)
 
 
 def _check_names(probe: Probe, trainer: transformers.Trainer, *, strict: bool) -> None:

@@ -299,14 +299,14 @@ class LiveTrial(BaseTrial):
             raise SpaceError(f"step must be a whole number from 0, got {step!r}")
         if share is not None and not (math.isfinite(share) and share >= 0):
             raise SpaceError(f"share must be from 0 to 1, got {share!r}")
-        if checkpoint is not None:
-            self._link.checkpoint(str(checkpoint), int(step))
         now = dt.datetime.now(tz=dt.timezone.utc).timestamp()
         entry = Report(
             int(step), values, dict(metrics), epoch, examples, None if share is None else min(share, 1.0), now
         )
         self._reports.append(entry)
         self._decision = self._link.report(entry)
+        if checkpoint is not None:  # after the report, which would be missing when the trial goes on from there
+            self._link.checkpoint(str(checkpoint), int(step))
 
     def save_checkpoint(self, path: str, step: int) -> None:
         """Tell the study that a whole checkpoint of `step` lies at `path`: an interrupted trial goes on from there."""

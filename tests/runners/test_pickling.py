@@ -63,5 +63,19 @@ def test_an_object_that_holds_itself_does_not_keep_the_search_for_a_culprit_from
         dumps_task(holder)
 
 
+def test_a_bare_object_travels_without_its_state_wherever_it_is_held():
+    heavy = Holder(writer=threading.Lock())
+    copied = loads(dumps_task(Holder([heavy], writer=heavy), bare=[heavy]))
+    assert copied.writer is copied.callbacks[0]
+    assert type(copied.writer) is Holder
+    assert vars(copied.writer) == {}
+
+
+def test_what_else_cannot_be_pickled_is_named_where_something_is_bare():
+    heavy = Holder(writer=threading.Lock())
+    with pytest.raises(SettingError, match=r"and callbacks\[1\] \(_thread\.lock\)"):
+        dumps_task(Holder([heavy, threading.Lock()]), bare=[heavy])
+
+
 def test_closures_survive():
     assert loads(dumps_task(closure(3)))(4) == (3, 4)

@@ -326,12 +326,12 @@ def test_modules_to_preload_are_loaded_and_those_that_are_not_there_do_no_harm(r
     assert driver.attrs["loaded"] == ["colorsys"]
 
 
-def test_output_goes_to_the_file_of_its_trial(runner_of, tmp_path, capfd):
-    runner = runner_of(tasks.say, logs=tmp_path)
+def test_output_goes_to_a_file_in_the_trials_directory(runner_of, tmp_path, capfd):
+    runner = runner_of(tasks.say)
     for number in range(2):
-        one(runner, assignment=Assignment(number))
+        one(runner, assignment=Assignment(number, directory=str(tmp_path / f"run-{number}")))
     for number in range(2):
-        text = (tmp_path / f"trial-{number}.log").read_text(encoding="utf-8")
+        text = (tmp_path / f"run-{number}" / "output.log").read_text(encoding="utf-8")
         assert sorted(text.splitlines()) == sorted(
             [f"out of trial {number}", f"err of trial {number}", "from a program"]
         )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copyreg
 import inspect
+import io
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
@@ -17,20 +20,33 @@ loads = pickle.loads
 _ATOMS = (str, bytes, int, float, complex, bool, type(None), type)
 
 
-def dumps(value: Any) -> bytes:
-    """Pickle a value; functions and classes of `__main__` go along by value."""
-    return bytes(cloudpickle.dumps(value))
+def dumps(value: Any, *, bare: Sequence[object] = ()) -> bytes:
+    """Pickle a value; functions and classes of `__main__` go along by value, `bare` objects without their state."""
+    buffer = io.BytesIO()
+    _Pickler(buffer, bare).dump(value)
+    return buffer.getvalue()
 
 
-def dumps_task(task: Any) -> bytes:
-    """Pickle a task for worker processes.
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    def __init__(self, buffer: io.BytesIO, bare: Sequence[object]) -> None:
+        super().__init__(buffer)
+        self._bare = {id(each) for each in bare}
+
+    def reducer_override(self, obj: Any) -> Any:
+        if id(obj) in self._bare:
+            return copyreg.__newobj__, (type(obj),)  # type: ignore[attr-defined]
+        return super().reducer_override(obj)
+
+
+def dumps_task(task: Any, *, bare: Sequence[object] = ()) -> bytes:
+    """Pickle a task for worker processes, with an empty instance in place of each of the objects `bare`.
 
     Raises SettingError that names what cannot be pickled with its path in the task, as `callbacks[1].writer`.
     """
     try:
-        return dumps(task)
+        return dumps(task, bare=bare)
     except Exception as error:
-        path, culprit, cause = _culprit(task, "", error, seen=set()) or ("", task, error)
+        path, culprit, cause = _culprit(task, "", error, _Search(bare)) or ("", task, error)
         where = path.removeprefix(".") or "the task itself"
         raise SettingError(
             f"a task for worker processes must be picklable, and {where} ({_kind(culprit)}) is not: {cause}; "
@@ -38,20 +54,28 @@ def dumps_task(task: Any) -> bytes:
         ) from error
 
 
-def _culprit(value: Any, path: str, error: Exception, *, seen: set[int]) -> tuple[str, Any, Exception] | None:
+@dataclass
+class _Search:
+    """For a culprit: objects that travel bare, and parts that were looked into."""
+
+    bare: Sequence[object]
+    seen: set[int] = field(default_factory=set)
+
+
+def _culprit(value: Any, path: str, error: Exception, search: _Search) -> tuple[str, Any, Exception] | None:
     """The innermost part of `value` that cannot be pickled by itself; None when that lies in a part seen before."""
-    seen.add(id(value))
+    search.seen.add(id(value))
     innermost = True
     for step, part in _parts(value):
         if isinstance(part, _ATOMS):
             continue
-        if id(part) in seen:
+        if id(part) in search.seen:
             innermost = False
             continue
         try:
-            dumps(part)
+            dumps(part, bare=search.bare)
         except Exception as inner:  # noqa: BLE001  a __reduce__ may raise anything
-            found = _culprit(part, path + step, inner, seen=seen)
+            found = _culprit(part, path + step, inner, search)
             if found is not None:
                 return found
             innermost = False

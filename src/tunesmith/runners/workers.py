@@ -38,8 +38,8 @@ class WorkersRunner:
     `task` is pickled once (functions and classes of `__main__` by value) and sent to each worker, which must not count
     on the driver's global state. `workers`, `threads_per_trial` and `gpus_per_trial` make the slots, see `plan_slots`;
     with `gpus_per_trial=2` a trial's process sees two devices. `trial_timeout` is in seconds per attempt. `preload`
-    names modules that are loaded once for all workers, such as "torch". Each trial's output is appended to
-    `trial-<number>.log` in `logs`, or in a temporary directory.
+    names modules that are loaded once for all workers, such as "torch"; `bare` objects in the task of which a worker
+    gets an empty instance, without their state. Each trial's output is appended to `output.log` in its directory.
 
     An attempt whose process dies ends as FAILED, "lost: ..." with the exit code, one that takes too long or is stopped
     with its reason; the last lines of output, with the stack, are in `detail`. Its worker is replaced.
@@ -56,22 +56,20 @@ class WorkersRunner:
         gpus_per_trial: float | None = None,
         trial_timeout: float | None = None,
         preload: Sequence[str] = (),
-        logs: Path | None = None,
+        bare: Sequence[object] = (),
     ) -> None:
         if not hasattr(os, "fork"):
             raise SettingError(f"worker processes need Linux or macOS, got {sys.platform}; search without workers")
         if trial_timeout is not None and not (math.isfinite(trial_timeout) and trial_timeout > 0):
             raise SettingError(f"trial_timeout must be above 0 seconds, got {trial_timeout!r}")
         slots = plan_slots(workers, threads_per_trial=threads_per_trial, gpus_per_trial=gpus_per_trial)
-        pickled = dumps_task(task)
+        pickled = dumps_task(task, bare=bare)
         self.slots = len(slots)
         self._timeout = trial_timeout
         self._preload = preload
         self._directory = Path(tempfile.mkdtemp(prefix="tunesmith-"))
         self._task = self._directory / "task.pickle"
         self._task.write_bytes(pickled)
-        self._logs = self._directory if logs is None else logs
-        self._logs.mkdir(parents=True, exist_ok=True)
         self._ids = itertools.count()
         self._ended: deque[Ended] = deque()
         self._closed = False
@@ -88,8 +86,8 @@ class WorkersRunner:
         index = next((i for i in free if self._workers[i].ready), free[0])
         if self._workers[index].gone:
             self._workers[index] = self._start_worker(self._workers[index].slot)
-        log = self._logs / f"trial-{assignment.number}.log"
-        attempt = Running(assignment, link, log, self._timeout)
+        place = Path(assignment.directory) if assignment.directory else self._directory / f"run-{assignment.number}"
+        attempt = Running(assignment, link, place / "output.log", self._timeout)
         if self._timeout is not None:
             attempt.deadline = time.monotonic() + self._timeout + START_ALLOWANCE
         self._workers[index].begin(attempt)
@@ -135,7 +133,7 @@ class WorkersRunner:
         # the threads are the same in all slots; the devices are set in each worker, before CUDA starts
         environment = {k: v for k, v in slots[0].environment.items() if k != "CUDA_VISIBLE_DEVICES"}
         environment["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # a preloaded module that asks for CUDA must not start it
-        log = self._logs / "workers.log"
+        log = self._directory / "workers.log"
         return ForkServer(preload=self._preload, environment=environment, log=log, scratch=self._directory)
 
     def _start_worker(self, slot: Slot) -> _Worker:
@@ -169,7 +167,7 @@ class WorkersRunner:
         worker.ready = False
         if attempt is not None:
             reason = attempt.stopped or f"lost: the worker {how}"
-            detail = last_output((attempt.log, attempt.log_begin), (self._logs / "workers.log", 0))
+            detail = last_output((attempt.log, attempt.log_begin), (self._directory / "workers.log", 0))
             ended = worker.end(Outcome(TrialState.FAILED, reason=reason, detail=detail))
             self._ended.extend([] if ended is None else [ended])
         if was_ready:  # one that never came to run is replaced when there is a trial for it, not in circles
