@@ -5,27 +5,31 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.backends import Setting, backend_class, check_options
 from tunesmith.constraints import Constraints, Function
-from tunesmith.errors import SettingError
+from tunesmith.errors import SettingError, StudyLockedError
 from tunesmith.loop import Budget, Loop
 from tunesmith.places import Places
+from tunesmith.record_lock import driver_of
 from tunesmith.report.page import write_report
 from tunesmith.report.progress import Progress
 from tunesmith.runners import Outcome, Runner
 from tunesmith.runners.ranks import Ranks
+from tunesmith.runners.workers import WorkersRunner
 from tunesmith.space import parse_space
 from tunesmith.study import Memory, Resume, Study, open_study
 from tunesmith.trial import LiveTrial, Space
 
 DIRECTIONS = ("minimize", "maximize")
+_GATE_WAIT = 10.0  # seconds in which a driver that takes in others has opened its gate
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Plan:
     compare_at: str = "share"
     define: Callable[[Any], Any] | None = None
     written: Any = None
+    join: bool = False
 
     def __post_init__(self) -> None:
         for direction in self.directions:
@@ -83,10 +88,16 @@ def conduct(plan: Plan, runner: Runner, *, prepare: Callable[[Study], None] | No
     """Open or begin the study that `plan` describes, run it to the end of its budget and write its report.
 
     `prepare(study)` is called once the study is open and locked, before the first trial. The runner is closed in the end.
+    With `plan.join`, while another process drives the study its workers are ours; should it be killed, this one drives.
     """
     make_backend = backend_class(plan.backend)
     seed = secrets.randbits(31) if plan.seed is None else plan.seed
-    with closing(runner):  # also when no trial is run
+    with closing(runner), ExitStack() as held:  # closed also when no trial is run
+        if plan.join and (plan.resume is False or not isinstance(runner, WorkersRunner)):
+            raise SettingError(
+                "join=True lends workers to the process that drives a study, so it must come with workers=1 or more, and "
+                "without resume=False, which starts a study of its own"
+            )
         study, notice = open_study(
             plan.directory,
             name=plan.name,
@@ -95,41 +106,67 @@ def conduct(plan: Plan, runner: Runner, *, prepare: Callable[[Study], None] | No
             identity=plan.identity,
             resume=plan.resume,
         )
-        with study.record.lock():
-            setting = Setting(
-                directions=study.directions,
-                seed=study.info.seed,
-                history=study.record.trials,
-                space=plan.space,
-                directory=str(study.directory),
-                study_name=study.name,
-                prune_metric=plan.prune_metric,
-                compare_at=plan.compare_at,
-                define=plan.define,
-                written=plan.written,
-                memory=Memory(study.record),
-                n_trials=plan.budget.n_trials,
-                slots=runner.slots,
-            )
-            backend = make_backend(setting, **plan.options)
-            if not study.trials:
-                for params in plan.enqueue:
-                    study.record.add_waiting(dict(params), attrs={"enqueued": True})
-            study.record.update_settings(launch=launch())
-            observers = [*([Progress()] if plan.progress else []), *plan.callbacks]
-            if prepare is not None:
-                prepare(study)
-            loop = Loop(study, backend, runner, budget=plan.budget, observers=observers)
-            if notice is not None:
-                loop.notify("on_message", notice)
-            try:
-                loop.run()
-            except BaseException:
-                with suppress(OSError):  # a full disk; why the search ended says more
-                    write_report(study, study.directory / "report.html")
-                raise
-            write_report(study, study.directory / "report.html")
+        if isinstance(runner, WorkersRunner) and plan.join:
+            if not _drives(study, runner, held):
+                if prepare is not None:
+                    prepare(study)
+                return study
+        else:
+            held.enter_context(study.record.lock())
+        setting = Setting(
+            directions=study.directions,
+            seed=study.info.seed,
+            history=study.record.trials,
+            space=plan.space,
+            directory=str(study.directory),
+            study_name=study.name,
+            prune_metric=plan.prune_metric,
+            compare_at=plan.compare_at,
+            define=plan.define,
+            written=plan.written,
+            memory=Memory(study.record),
+            n_trials=plan.budget.n_trials,
+            slots=runner.slots,
+        )
+        backend = make_backend(setting, **plan.options)
+        if not study.trials:
+            for params in plan.enqueue:
+                study.record.add_waiting(dict(params), attrs={"enqueued": True})
+        study.record.update_settings(launch=launch())
+        observers = [*([Progress()] if plan.progress else []), *plan.callbacks]
+        if prepare is not None:
+            prepare(study)
+        loop = Loop(study, backend, runner, budget=plan.budget, observers=observers)
+        if notice is not None:
+            loop.notify("on_message", notice)
+        try:
+            loop.run()
+        except BaseException:
+            with suppress(OSError):  # a full disk; why the search ended says more
+                write_report(study, study.directory / "report.html")
+            raise
+        write_report(study, study.directory / "report.html")
     return study
+
+
+def _drives(study: Study, runner: WorkersRunner, held: ExitStack) -> bool:
+    """Become the study's driver, with the gate open to others; or lend the workers to who is, until its end: False."""
+    until = time.monotonic() + _GATE_WAIT
+    while True:
+        with suppress(StudyLockedError):
+            held.enter_context(study.record.lock())
+            runner.open_gate(study.directory)
+            return True
+        if runner.lend(study.directory):
+            if not study.record.interrupted():
+                return False  # it has ended in order
+            until = time.monotonic() + _GATE_WAIT
+        elif time.monotonic() > until:
+            raise StudyLockedError(
+                f"only a driver that was started with join=True takes in others, and {study.name!r} in "
+                f"{study.directory} is driven by {driver_of(study.directory)}; wait for it, or end it"
+            )
+        time.sleep(0.1)
 
 
 def launch() -> dict[str, Any]:
@@ -170,6 +207,7 @@ def search(
     trial_timeout: float | None = None,
     runner: str | None = None,
     resources_per_trial: Mapping[str, float] | None = None,
+    join: bool = False,
     **options: Any,
 ) -> Study:
     """Find the parameters for which `objective(trial)` is best.
@@ -188,7 +226,9 @@ def search(
     `workers` runs trials in so many processes ("auto": one per GPU, else per `threads_per_trial` cores, default 1),
     each with `gpus_per_trial` (a share, or several); a trial that runs longer than `trial_timeout` seconds is ended
     there. None (default): in this process, one at a time. With `runner="ray"` the workers are Ray actors, each with
-    `resources_per_trial` ({"cpu": 1, "gpu": 0.5}); None: as many as the cluster holds.
+    `resources_per_trial` ({"cpu": 1, "gpu": 0.5}); None: as many as the cluster holds. `join`
+    lets several starts of the same script share a study: the first drives it, the others lend it their workers, and return
+    the same study.
 
     Raises SettingError or SpaceError for bad input before any work starts, SearchFailedError when the trials fail.
     """
@@ -217,6 +257,7 @@ def search(
         progress=progress,
         prune_metric=prune_metric,
         compare_at=compare_at,
+        join=join,
     )
     if enqueue and static is not None:
         _check_enqueued(enqueue, static)

@@ -87,6 +87,7 @@ def hyperparameter_search(
     threads_per_trial: int | None = None,
     gpus_per_trial: float | None = None,
     trial_timeout: float | None = None,
+    join: bool = False,
     **options: Any,
 ) -> Bests:
     """Search hyperparameters for any Trainer; positional arguments and defaults are those of transformers.
@@ -123,6 +124,7 @@ def hyperparameter_search(
             this process, one at a time.
         threads_per_trial: CPU threads of each worker, default 1.
         gpus_per_trial: a share of a GPU for each worker, or 0; default: one, shared evenly when workers are more.
+        join: several starts of the same script share the study: the first drives it, the others lend it their workers.
         trial_timeout: seconds after which a worker's trial is ended as failed.
         options: for the backend, for Optuna: sampler, pruner, storage, study_name, load_if_exists; n_jobs is workers.
 
@@ -168,6 +170,7 @@ def hyperparameter_search(
         progress=progress,
         prune_metric=prune_metric,
         compare_at=compare_at,
+        join=join,
         define=None if function.static is not None else function,
         written=function.written,
     )

@@ -23,12 +23,14 @@ from tunesmith.errors import SettingError
 from tunesmith.runners import Ended, Outcome, Task
 from tunesmith.runners.conversation import Conversation, Running, last_output
 from tunesmith.runners.forkserver import ForkServer
+from tunesmith.runners.joining import Gate, knock
 from tunesmith.runners.pickling import dumps, dumps_task
 from tunesmith.runners.slots import Slot, plan_slots
 from tunesmith.runners.worker import DUMP_SIGNAL, Setup
 from tunesmith.trial import Assignment, Link, TrialState
 
 START_ALLOWANCE = 120.0  # seconds that a worker may take to load the task, on top of the first trial's timeout
+_SHORT_LIFE = 1.0  # seconds: a worker lent to another process that ends sooner is not replaced, in circles
 _DUMP_TIME = 1.0  # seconds for a worker to write its stack, before it is killed
 
 
@@ -70,11 +72,61 @@ class WorkersRunner:
         self._directory = Path(tempfile.mkdtemp(prefix="tunesmith-"))
         self._task = self._directory / "task.pickle"
         self._task.write_bytes(pickled)
-        self._ids = itertools.count()
+        self._ids = itertools.count(1)
         self._ended: deque[Ended] = deque()
+        self._gate: Gate | None = None
         self._closed = False
-        self._server = self._start_server(slots)
+        self._slots = slots
+        self._server = self._start_server()
         self._workers = [self._start_worker(slot) for slot in slots]
+
+    # -- workers of other processes ------------------------------------------------------------------------------
+
+    def open_gate(self, directory: Path) -> None:
+        """Take in workers of other processes, which find the way in the study's directory; `slots` grows with them."""
+        self._gate = Gate(directory, self._directory)
+
+    def lend(self, directory: Path) -> bool:
+        """Lend the workers to the process that drives the study in `directory`, until it ends; False if it takes none.
+
+        They are this runner's again afterwards.
+        """
+        for worker in self._workers:
+            self._server.signal(worker.id, signal.SIGKILL)
+            worker.connection.close()
+            worker.gone, worker.ready = True, False
+        lent: dict[int, tuple[Slot, float]] = {}
+        waiting, ever = list(self._slots), False
+        while True:
+            lent.update((i, (slot, time.monotonic())) for slot in waiting if (i := self._lend_one(directory, slot)))
+            ever = ever or bool(lent)
+            if not lent:
+                return ever
+            exited, waiting = self._server.exited(), []
+            if exited is None:
+                self._server.close()
+                self._server = self._start_server()
+                waiting, lent = [slot for slot, _ in lent.values()], {}
+            elif exited[0] in lent:
+                slot, since = lent.pop(exited[0])
+                waiting = [slot] if time.monotonic() - since > _SHORT_LIFE else []
+
+    def _lend_one(self, directory: Path, slot: Slot) -> int | None:
+        connection = knock(directory, dumps(Setup(self._task, slot.environment, slot.threads)))
+        if connection is None:
+            return None
+        worker_id = next(self._ids)
+        with connection, suppress(OSError):  # a server that has died is noticed by who waits for it
+            self._server.fork(worker_id, connection)
+        return worker_id
+
+    def _admit(self, gate: Gate) -> None:
+        connection, setup = gate.arrived()
+        worker = _Worker(connection, id=next(self._ids), slot=None)
+        with suppress(OSError):
+            connection.send_bytes(setup)
+        self._workers.append(worker)
+        self.slots += 1
 
     # -- the runner's protocol -----------------------------------------------------------------------------------
 
@@ -85,11 +137,13 @@ class WorkersRunner:
             raise RuntimeError(f"at most {self.slots} trials run at once, and trial {assignment.number} is one more")
         index = next((i for i in free if self._workers[i].ready), free[0])
         if self._workers[index].gone:
-            self._workers[index] = self._start_worker(self._workers[index].slot)
+            self._workers[index] = self._start_worker(self._workers[index].slot or self._slots[0])
         place = Path(assignment.directory) if assignment.directory else self._directory / f"run-{assignment.number}"
         attempt = Running(assignment, link, place / "output.log", self._timeout)
         if self._timeout is not None:
             attempt.deadline = time.monotonic() + self._timeout + START_ALLOWANCE
+            if self._workers[index].slot is None:  # of another process: it writes its stack itself
+                attempt.limit = self._timeout + _DUMP_TIME / 2
         self._workers[index].begin(attempt)
 
     def events(self, timeout: float | None) -> Iterator[Ended]:
@@ -99,12 +153,16 @@ class WorkersRunner:
             next_check = min(self._check_times(), until)
             left = None if next_check == math.inf else max(0.0, next_check - time.monotonic())
             open_ones = {w.connection: w for w in self._workers if not w.gone and not w.hung_up}
-            ready = wait([*open_ones, self._server.fileno()], left)
+            server, gate = self._server.fileno(), None if self._gate is None else self._gate.fileno()
+            ready = wait([*open_ones, server, *([] if gate is None else [gate])], left)
             for source in ready:
                 if isinstance(source, Connection):
                     self._receive(open_ones[source])
-            if self._server.fileno() in ready:
+            if server in ready:
                 self._reap()
+            if self._gate is not None and gate in ready:
+                self._admit(self._gate)
+                break  # there is a slot to fill
             if not ready and time.monotonic() >= until:
                 break
         while self._ended:
@@ -115,13 +173,16 @@ class WorkersRunner:
         for worker in self._workers:
             if worker.attempt is not None and worker.attempt.assignment.number == number:
                 worker.attempt.stopped = worker.attempt.stopped or reason
-                self._server.signal(worker.id, signal.SIGKILL)
+                self._kill(worker)
+                break
 
     def close(self) -> None:
         """End all workers and remove what was temporary."""
         if self._closed:
             return
         self._closed = True
+        if self._gate is not None:
+            self._gate.close()
         self._server.close()
         for worker in self._workers:
             worker.connection.close()
@@ -129,9 +190,9 @@ class WorkersRunner:
 
     # -- processes -----------------------------------------------------------------------------------------------
 
-    def _start_server(self, slots: Sequence[Slot]) -> ForkServer:
+    def _start_server(self) -> ForkServer:
         # the threads are the same in all slots; the devices are set in each worker, before CUDA starts
-        environment = {k: v for k, v in slots[0].environment.items() if k != "CUDA_VISIBLE_DEVICES"}
+        environment = {k: v for k, v in self._slots[0].environment.items() if k != "CUDA_VISIBLE_DEVICES"}
         environment["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # a preloaded module that asks for CUDA must not start it
         log = self._directory / "workers.log"
         return ForkServer(preload=self._preload, environment=environment, log=log, scratch=self._directory)
@@ -148,13 +209,19 @@ class WorkersRunner:
         exited = self._server.exited()
         if exited is None:
             self._server.close()
-            self._server = self._start_server([worker.slot for worker in self._workers])
-            for worker in self._workers:
+            self._server = self._start_server()
+        for worker in list(self._workers):
+            if exited is None and worker.slot is not None:
                 self._lose(worker, "died with the fork server")
-            return
-        for worker in self._workers:
-            if worker.id == exited[0]:
+            elif exited is not None and worker.id == exited[0]:
                 self._lose(worker, _said(exited[1]))
+
+    def _kill(self, worker: _Worker) -> None:
+        """End a worker's process; one of another process ends itself when its connection does."""
+        if worker.slot is None:
+            self._lose(worker, "was ended")
+        else:
+            self._server.signal(worker.id, signal.SIGKILL)
 
     def _lose(self, worker: _Worker, how: str) -> None:
         """The worker is gone: take what it still said, end its attempt, put another in its place."""
@@ -170,7 +237,10 @@ class WorkersRunner:
             detail = last_output((attempt.log, attempt.log_begin), (self._directory / "workers.log", 0))
             ended = worker.end(Outcome(TrialState.FAILED, reason=reason, detail=detail))
             self._ended.extend([] if ended is None else [ended])
-        if was_ready:  # one that never came to run is replaced when there is a trial for it, not in circles
+        if worker.slot is None:
+            self._workers.remove(worker)
+            self.slots -= 1
+        elif was_ready:  # one that never came to run is replaced when there is a trial for it, not in circles
             self._workers[self._workers.index(worker)] = self._start_worker(worker.slot)
 
     # -- messages ------------------------------------------------------------------------------------------------
@@ -179,8 +249,11 @@ class WorkersRunner:
         try:
             ended = worker.receive()
         except (EOFError, OSError):
-            worker.hung_up = True
-            self._server.signal(worker.id, signal.SIGKILL)  # it is exiting, or of no use any more
+            worker.hung_up = True  # it is exiting, or of no use any more
+            if worker.slot is None:
+                self._lose(worker, "of another process has gone")
+            else:
+                self._kill(worker)
             return
         if ended is not None:
             self._ended.append(ended)
@@ -190,7 +263,7 @@ class WorkersRunner:
     def _check_times(self) -> float:
         """Act on what is overdue; the time of the next look."""
         now, following = time.monotonic(), math.inf
-        for worker in self._workers:
+        for worker in list(self._workers):
             attempt = worker.attempt
             if attempt is None:
                 continue
@@ -200,18 +273,18 @@ class WorkersRunner:
                 if DUMP_SIGNAL is not None and worker.ready:
                     self._server.signal(worker.id, DUMP_SIGNAL)
             elif now >= attempt.deadline:
-                self._server.signal(worker.id, signal.SIGKILL)
                 attempt.deadline = math.inf
+                self._kill(worker)
             following = min(following, attempt.deadline)
         return following
 
 
 @dataclass(eq=False)
 class _Worker(Conversation):
-    """A worker process as the driver sees it."""
+    """A worker process as the driver sees it; without a slot here, one that another process has lent."""
 
     id: int = field(kw_only=True)
-    slot: Slot = field(kw_only=True)
+    slot: Slot | None = field(kw_only=True)
     gone: bool = False
 
 
