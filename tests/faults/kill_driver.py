@@ -57,7 +57,7 @@ def drive(directory, pipe):
     )
 
 
-def begin(directory):
+def begin(directory, drive):
     """A driver in a child process; its pid, and the file of what it acknowledges."""
     ours, theirs = os.pipe()
     pid = os.fork()
@@ -160,7 +160,7 @@ def one_round(study, *, kill_after, at_work):
     `at_work`: the seconds count from the first step of a trial.
     """
     before = len(notes(study.directory))
-    pid, pipe = begin(study.directory)
+    pid, pipe = begin(study.directory, drive)
     driver, family, killed = psutil.Process(pid), [], False
     while at_work and alive(driver) and len(notes(study.directory)) == before:
         time.sleep(0.005)

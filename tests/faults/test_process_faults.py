@@ -26,14 +26,20 @@ def counts_of(program, *, kills):
         timeout=120 + 30 * kills,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    print(ran.stdout)  # pytest -s: the counts
-    return json.loads(ran.stdout)
+    counts = ran.stdout.splitlines()[-1]
+    print(counts)  # shown by pytest -s
+    return json.loads(counts)
 
 
 def test_a_driver_killed_at_any_moment_loses_nothing_and_leaves_nobody():
     counts = counts_of("kill_driver.py", kills=rounds(6, 200))
     assert counts["kills"] >= rounds(6, 200)
     assert counts["ends"] == 8 * counts["studies"]
+
+
+def test_a_driver_killed_while_trainers_train_loses_nothing_and_changes_no_result():
+    counts = counts_of("kill_trainer.py", kills=rounds(1, 20))
+    assert counts["kills"] >= rounds(1, 20)
 
 
 def test_a_worker_killed_at_any_moment_loses_its_own_trials_attempt_only():
