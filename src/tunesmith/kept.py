@@ -76,8 +76,7 @@ class KeptInFiles:
             return
         live.directory.mkdir(exist_ok=True)
         torn = live.directory / f"{FILE}.part"
-        # copies: a view of a larger tensor would be refused
-        save_file({n: t.detach().clone().contiguous() for n, t in tensors.items()}, torn, {_LOSS: repr(loss)})
+        save_file({n: _whole(t) for n, t in tensors.items()}, torn, {_LOSS: repr(loss)})
         torn.replace(live.directory / FILE)
 
     def take(self, run_directory: Path, number: int) -> Weights | None:  # noqa: ARG002
@@ -103,6 +102,12 @@ class KeptInFiles:
 
 def _tensors(model: torch.nn.Module) -> Weights:
     return {n: p for n, p in model.named_parameters() if p.requires_grad} | dict(model.named_buffers())
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor as a file can hold it: a part of a larger one is copied out of it."""
+    part = tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()
+    return (tensor.detach().clone() if part else tensor.detach()).contiguous()
 
 
 def _size(tensors: Weights) -> int:
