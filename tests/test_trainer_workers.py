@@ -33,7 +33,7 @@ def rates(trial):
 
 def search(trainer, hp_space=rates, n_trials=3, **settings):
     return trainer.hyperparameter_search(
-        hp_space=hp_space, n_trials=n_trials, seed=0, progress=False, **{"workers": 2, **settings}
+        hp_space=hp_space, n_trials=n_trials, seed=0, progress=False, **{"workers": 2, "pruner": None, **settings}
     )
 
 
@@ -85,7 +85,7 @@ def test_without_checkpoints_the_best_weights_alone_are_kept_in_a_file_also_with
         train_dataset=tiny.Points(128, 0),
         eval_dataset=tiny.Points(64, 1),
     )
-    best = tunesmith.hyperparameter_search(trainer, rates, n_trials=4, seed=0, progress=False, workers=2)
+    best = tunesmith.hyperparameter_search(trainer, rates, n_trials=4, seed=0, progress=False, workers=2, pruner=None)
     assert [p.parent.name for p in tmp_path.glob(f"run-*/{KEPT}")] == [f"run-{best.run_id}"]
     assert trainer.evaluate()["eval_loss"] == pytest.approx(best.objective, rel=1e-6)
 

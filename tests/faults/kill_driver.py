@@ -52,6 +52,7 @@ def drive(directory, pipe):
         workers=2,
         max_retries=10**6,
         seed=1,
+        pruner=None,
         progress=False,
         callbacks=[Acknowledge(pipe)],
     )

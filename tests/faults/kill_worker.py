@@ -96,6 +96,7 @@ def main():
                 workers=2,
                 max_retries=RETRIES,
                 seed=1,
+                pruner=None,
                 progress=False,
             )
             killer.over.set()

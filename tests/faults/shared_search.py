@@ -23,6 +23,7 @@ study = tunesmith.search(
     join=JOIN,
     max_retries=100,
     seed=1,
+    pruner=None,
     progress=False,
 )
 print(os.getpid(), study.summary(), flush=True)
