@@ -202,8 +202,11 @@ def test_a_dataset_that_cannot_be_pickled_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"workers": None, "trial_timeout": 5.0}, "trial_timeout must come with workers"),
-        ({"workers": None, "threads_per_trial": 2, "gpus_per_trial": 1}, "threads_per_trial and gpus_per_trial must"),
+        ({"workers": None, "trial_timeout": 5.0}, "trial_timeout cannot be with runner .inline."),
+        (
+            {"workers": None, "threads_per_trial": 2, "gpus_per_trial": 1},
+            "threads_per_trial and gpus_per_trial cannot be",
+        ),
         ({"workers": 0}, "workers must be a whole number from 1"),
         ({"n_jobs": 4}, "n_jobs means workers, got workers=2 and n_jobs=4"),
         ({"trial_timeout": 0}, "trial_timeout must be above 0"),
