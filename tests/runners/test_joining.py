@@ -13,10 +13,10 @@ from multiprocessing.connection import Client
 from pathlib import Path
 
 import pytest
-from runner_contract import Driver, next_ended, square
 
 from tunesmith.runners.joining import FILE, Gate, knock
 from tunesmith.runners.workers import WorkersRunner
+from tunesmith.testing.runners import Driver, next_ended, square
 from tunesmith.trial import Assignment
 
 
