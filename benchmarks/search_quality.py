@@ -149,7 +149,7 @@ def crowd(args):
         params = suggest(space, history, [p for _, _, p in flying], seed=0, number=number).params
         cpu.append(1e3 * (time.process_time() - began))
         heapq.heappush(flying, (now + rng.lognormal(0.0, 0.5), number, params))
-        if number + 1 in (args.workers, 2 * args.workers, 5 * args.workers, args.trials):
+        if number + 1 in (2 * args.workers, 5 * args.workers, args.trials):
             ours = min((task.mean(o.params) for o in history), default=math.nan)
             random = min(task.mean(task.sample(rng)) for _ in range(max(1, len(history))))
             regrets = [(value - best) / (median - best) for value in (ours, random)]
