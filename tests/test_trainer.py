@@ -529,3 +529,15 @@ def test_datasets_put_in_place_after_construction_are_used_in_trials(tmp_path):
     search(trainer, n_trials=1)
     assert sizes == [48] * 3
     assert len(trainer.eval_dataset) == 32
+
+
+def test_what_model_init_suggests_is_part_of_what_a_study_searches(tmp_path):
+    def narrow(trial=None):
+        return tiny.TinyModel(tiny.TinyConfig(hidden=8 if trial is None else trial.suggest_int("hidden", 4, 8)))
+
+    def wide(trial=None):
+        return tiny.TinyModel(tiny.TinyConfig(hidden=8 if trial is None else trial.suggest_int("hidden", 4, 16)))
+
+    search(tiny.make(Trainer, tmp_path, init=narrow), n_trials=1, study="mine")
+    with pytest.raises(ValueError, match=r"model_init was .*'hidden', 4, 8.*, now .*'hidden', 4, 16"):
+        search(tiny.make(Trainer, tmp_path, init=wide), n_trials=2, study="mine", resume=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import dataclasses
 import difflib
 import inspect
 import json
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -98,6 +100,21 @@ def identity(arguments: Any) -> dict[str, str]:
         if field.name not in _INCIDENTAL and field.init and not field.name.startswith("_"):
             found[field.name] = str(getattr(arguments, field.name, None))
     return found
+
+
+def suggestions(function: Callable[..., Any] | None) -> list[str]:
+    """The `suggest_...` calls in a function's source, as text: what a model_init adds to the space, seen beforehand.
+
+    Empty where there is no source. Ranges that stand in variables show only as their names.
+    """
+    try:
+        tree = (
+            ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function)))) if function else ast.Module([], [])
+        )
+    except (OSError, SyntaxError, TypeError):  # defined in a shell, a lambda within an expression, a built-in
+        return []
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]
+    return sorted({ast.unparse(c) for c in calls if c.func.attr.startswith("suggest")})  # type: ignore[attr-defined]
 
 
 class _No:

@@ -155,6 +155,7 @@ def hyperparameter_search(
             "space": {n: " | ".join(map(str, d)) for n, d in sorted(probe.distributions.items())},
             "arguments": arguments.identity(trainer.args),
             "objective": objective.name,
+            "model_init": arguments.suggestions(trainer.model_init),
         },
         seed=seed,
         space=function.static,
