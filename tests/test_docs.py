@@ -46,9 +46,8 @@ def test_the_offline_examples_run(example, tmp_path):
     assert "best" in done.stdout
 
 
-def test_every_page_is_in_the_site_and_every_link_between_pages_leads_somewhere():
+def test_every_page_can_be_reached_and_every_link_between_pages_leads_somewhere():
+    pages = {p.name: p.read_text(encoding="utf-8") for p in (ROOT / "docs").glob("*.md")}
     listed = set(re.findall(r"^ +- .*: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
-    assert listed == {p.name for p in (ROOT / "docs").glob("*.md")}, "the nav of mkdocs.yml lists every page"
-    for page in (ROOT / "docs").glob("*.md"):
-        for link in re.findall(r"\]\(([\w.-]+\.md)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / link).is_file(), f"{page.name}: {link}"
+    linked = {link for text in pages.values() for link in re.findall(r"\]\(([\w.-]+\.md)[)#]", text)}
+    assert listed | linked == set(pages), "a page is in the nav of mkdocs.yml, or another page links to it"
