@@ -14,7 +14,7 @@ export WANDB_MODE = offline
 export PYTHONDONTWRITEBYTECODE =
 PIP = -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: demo test soak setup browser lint check-newest check-oldest bench docs dist clean
+.PHONY: demo test soak setup browser lint check-newest check-oldest bench docs dist backends-table clean
 
 demo: setup
 	$(BIN)/python examples/demo.py
@@ -90,6 +90,10 @@ dist: .venv-docs/ready
 	  study = tunesmith.search(lambda t: t.suggest_float("x", 0, 1), 12, directory="study", progress=False); \
 	  print(study)' && bin/tunesmith show study
 	rm -rf .venv-empty
+
+# docs/backends.md, from the results of the tests behind it
+backends-table: .venv/ready-to-test
+	$(BIN)/python tests/backends/table.py
 
 clean:
 	rm -rf .venv .venv-oldest .venv-docs .venv-empty dist docs-site demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

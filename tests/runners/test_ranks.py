@@ -48,7 +48,7 @@ class TestRanksRunner(RunnerContract):
     size = 2
 
     def make(self, task):
-        CONTEXT.set_forkserver_preload(["tunesmith.runners.follower", "runner_contract"])
+        CONTEXT.set_forkserver_preload(["tunesmith.runners.follower", "tunesmith.testing.runners"])
         pipes = [CONTEXT.Pipe() for _ in range(1, self.size)]
         for rank, (_, theirs) in enumerate(pipes, start=1):
             CONTEXT.Process(target=be_rank, args=(rank, self.size, theirs, task), daemon=True).start()

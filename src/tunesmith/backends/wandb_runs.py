@@ -35,6 +35,8 @@ class Uploader:
 
     def start(self) -> None:
         """Start the process, and let it send what earlier starts of the study have left."""
+        # with a service of W&B's own, for ours ends with this process
+        environment = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}
         with (self._directory / "wandb-upload.log").open("a") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tunesmith.backends.wandb_upload"],
@@ -43,7 +45,7 @@ class Uploader:
                 stderr=log,
                 text=True,
                 start_new_session=True,  # Ctrl-C is the search's business
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+                env={**environment, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
             )
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
         for path in sorted(self._directory.glob("wandb/offline-run-*/*.wandb")):

@@ -1,0 +1,29 @@
+"""Searches with several backends: python table_script.py FOLDER BACKEND ...; with KILL set, trial 1's first attempt is killed."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from optuna.distributions import FloatDistribution
+
+import tunesmith
+
+
+def objective(trial):
+    if trial.number == 1 and trial.attempt == 1 and os.environ.get("KILL"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return trial.params["x"] ** 2
+
+
+if __name__ == "__main__":
+    for backend in sys.argv[2:]:
+        tunesmith.search(
+            objective,
+            3,
+            space={"x": FloatDistribution(-1, 1)},
+            backend=backend,
+            directory=Path(sys.argv[1]) / backend,
+            progress=False,
+            seed=1,
+        )

@@ -1,0 +1,173 @@
+"""What holds for every backend: one test for each row of the table in docs/backends.md, which is made of their results.
+
+W&B and SigOpt are asked over their own clients, at servers on loopback.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from table_script import objective
+
+import tunesmith
+from tunesmith.backends import known_backends
+from tunesmith.trial import TrialState
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "runners")]
+BACKENDS = [b for b in ("tunesmith", "optuna", "wandb", "sigopt", "ray") if b in known_backends()]
+NEEDS = {"wandb": ("wandb", "sweeps"), "sigopt": ("sigopt", "sigoptlite"), "ray": ("ray",)}
+SCRIPT = Path(__file__).with_name("table_script.py")
+D = optuna.distributions
+LINE = {"x": D.FloatDistribution(-1, 1)}
+OWN = {
+    "tunesmith": {"x": D.FloatDistribution(-1, 1), "kind": D.CategoricalDistribution(("a", "b"))},
+    "optuna": {"x": D.FloatDistribution(-1, 1), "kind": D.CategoricalDistribution(("a", "b"))},
+    "wandb": {"method": "random", "parameters": {"x": {"min": -1.0, "max": 1.0}, "kind": {"values": ["a", "b"]}}},
+    "sigopt": [
+        {"name": "x", "type": "double", "bounds": {"min": -1, "max": 1}},
+        {"name": "kind", "type": "categorical", "categorical_values": ["a", "b"]},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory):
+    """The services on loopback, and the environment in which their clients find them."""
+    started, before = [], dict(os.environ)
+    for name in [n for n in os.environ if n.startswith(("WANDB_", "SIGOPT_"))]:
+        del os.environ[name]
+    os.environ["NO_PROXY"] = "127.0.0.1"
+    if "wandb" in BACKENDS and not missing("wandb"):
+        from wandb_server import WandbServer
+
+        started.append(WandbServer())
+        os.environ.update(started[-1].environment(tmp_path_factory.mktemp("home")))
+    if "sigopt" in BACKENDS and not missing("sigopt"):
+        from sigopt_server import TOKEN, SigOptServer
+
+        started.append(SigOptServer())
+        os.environ.update({"SIGOPT_API_URL": started[-1].url, "SIGOPT_API_TOKEN": TOKEN})
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+    for server in started:
+        server.stop()
+        assert server.unknown == []
+
+
+def missing(backend):
+    import importlib.util
+
+    return [package for package in NEEDS.get(backend, ()) if importlib.util.find_spec(package) is None]
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request, servers):
+    if lacking := missing(request.param):
+        pytest.skip(f"{', '.join(lacking)} not installed")
+    return request.param
+
+
+def go(directory, backend, n_trials=3, function=objective, **settings):
+    return tunesmith.search(
+        function,
+        n_trials,
+        directory=directory,
+        backend=backend,
+        progress=False,
+        **{"seed": 1, "space": LINE, **settings},
+    )
+
+
+def test_define_by_run_space_own_format_and_defaults(backend, tmp_path):
+    def branching(trial):
+        if trial.suggest_categorical("kind", ["a", "b"]) == "a":
+            return trial.suggest_float("x", 0, 1)
+        return trial.suggest_int("n", 1, 5) / 5
+
+    by_run = go(tmp_path / "run", backend, 4, branching, space=None)
+    own = go(tmp_path / "own", backend, space=OWN.get(backend, LINE))
+    for study in (by_run, own):
+        assert all(t.state is TrialState.COMPLETE for t in study.trials)
+    assert all({"kind", "x"} <= set(t.params) for t in own.trials) or backend not in OWN
+
+
+def test_multi_objective(backend, tmp_path):
+    study = go(tmp_path, backend, 4, lambda t: (t.params["x"], -t.params["x"]), direction=["minimize", "minimize"])
+    assert len(study.best_trials) == len({t.values for t in study.trials})
+
+
+def test_early_stopping(backend, tmp_path):
+    def learning(trial):
+        for step in (1, 2):
+            trial.report(trial.params["x"], step, share=step / 2)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return trial.params["x"]
+
+    study = go(tmp_path, backend, 4, learning, pruner=optuna.pruners.ThresholdPruner(upper=-2.0))
+    assert [t.state for t in study.trials] == [TrialState.PRUNED] * 4
+
+
+def test_ddp_by_torchrun(backend, tmp_path):
+    from launched import run
+
+    code, output = run(SCRIPT, tmp_path, backend)
+    assert code == 0, output
+    assert [t.state for t in tunesmith.load_study(tmp_path / backend).trials] == [TrialState.COMPLETE] * 3
+
+
+def test_worker_processes(backend, tmp_path):
+    study = go(tmp_path, backend, 4, workers=2)
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 4
+
+
+def test_failed_trials_are_reported_and_the_search_goes_on(backend, tmp_path):
+    def failing(trial):
+        if trial.number == 1:
+            raise MemoryError("no room")
+        return objective(trial)
+
+    study = go(tmp_path, backend, 3, failing)
+    assert [t.state.value for t in study.trials] == ["COMPLETE", "FAILED", "COMPLETE"]
+    assert study.trials[1].reason == "oom: MemoryError: no room"
+
+
+def test_resume_after_kill_with_a_total_budget(backend, tmp_path):
+    command = [sys.executable, str(SCRIPT), str(tmp_path), backend]
+    apart = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}  # W&B's service of this process
+    killed = subprocess.run(command, env={**apart, "KILL": "1"}, timeout=200, check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    done = subprocess.run(command, env=apart, timeout=200, check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    trials = tunesmith.load_study(tmp_path / backend).trials
+    assert [(t.state, t.attempt) for t in trials] == [(TrialState.COMPLETE, n) for n in (1, 2, 1)]
+
+
+def test_initial_points(backend, tmp_path):
+    study = go(tmp_path, backend, 2, enqueue=[{"x": 0.25}])
+    assert study.trials[0].params["x"] == 0.25
+
+
+def test_recorded_table_report_to_optuna_and_best_model(backend, tmp_path):
+    import tiny
+    import torch
+
+    trainer = tiny.make(tunesmith.Trainer, tmp_path, num_train_epochs=1)
+    space = {"learning_rate": D.FloatDistribution(1e-3, 1e-1, log=True)}
+    best = trainer.hyperparameter_search(
+        space, n_trials=2, direction="minimize", backend=backend, seed=1, progress=False
+    )
+    study = best.run_summary
+    assert len(study.to_dataframe()) == len(study.to_optuna().trials) == 2
+    assert study.to_optuna().best_value == best.objective
+    assert (study.directory / "report.html").stat().st_size > 1000
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(best.objective)
+    assert isinstance(trainer.model, torch.nn.Module)
