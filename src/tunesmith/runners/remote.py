@@ -158,7 +158,11 @@ class RemoteRunner:
         self._closed = True
         self._reception.close()
         self._launcher.close()  # before their connections, so that they end because they are told to
+        until = time.monotonic() + _LAST_WORDS
         for worker in self._workers.values():
+            with suppress(OSError, EOFError):  # it is gone
+                while worker.connection.poll(max(0.0, until - time.monotonic())):
+                    worker.connection.recv_bytes()
             worker.connection.close()
         self._selector.close()
         self._bell.close()
