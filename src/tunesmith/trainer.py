@@ -164,6 +164,7 @@ class TrainerTask:
         trainer.objective, trainer.compute_objective, trainer._trial = None, self.objective, live  # noqa: SLF001
         trainer.add_callback(_Watch(live))
         resume = None if live.resume_from is None else checkpoints.resumable(Path(live.resume_from))
+        _name_cpu(args)
         try:
             trainer.train(resume_from_checkpoint=None if resume is None else str(resume), trial=live)
         except BaseException:
@@ -190,7 +191,8 @@ class TrainerTask:
         saved = Path(best) if best else live.directory / f"checkpoint-{step}"
         study = live.directory.parent.resolve()
         kept = saved.resolve().relative_to(study) if saved.is_dir() else None
-        if outcome.state is TrialState.COMPLETE and kept is None:
+        sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled  # no rank has the whole model
+        if outcome.state is TrialState.COMPLETE and kept is None and trainer.is_world_process_zero() and not sharded:
             self.kept.offer(live, signs(self.objective.directions)[0] * report.values[0], trainer.model)
         return Outcome(
             outcome.state,
@@ -313,6 +315,7 @@ def _in_trial(cls: type, task: TrainerTask) -> type:
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             super()._save_checkpoint(model, trial)
             if trial is not None:
+                self.accelerator.wait_for_everyone()  # it is whole when every rank has saved its part
                 step = self.state.global_step
                 task.live.save_checkpoint(str(task.live.directory / f"checkpoint-{step}"), step)
 
@@ -348,6 +351,13 @@ def _refuse_use(model: Any, number: int) -> None:
 
     model.forward = refuse
     model.save_pretrained = refuse
+
+
+def _name_cpu(args: Any) -> None:
+    """Let the CPU of a rank be "cpu": accelerate numbers it, and torch cannot load a checkpoint to "cpu:0"."""
+    if args.device.type == "cpu":
+        for name in {"_setup_devices", "__cached__setup_devices"} & {*vars(args)}:  # transformers 5 and 4
+            vars(args)[name] = torch.device("cpu")
 
 
 def _rng_state() -> tuple[Any, ...]:

@@ -19,11 +19,13 @@ from tunesmith.conduct import Plan, as_directions, conduct
 from tunesmith.constraints import Constraints, Function
 from tunesmith.errors import SettingError
 from tunesmith.hp_space import Probe, as_space_function, default_space
-from tunesmith.kept import Kept, KeptInFiles, KeptInMemory
+from tunesmith.kept import Kept, KeptInFiles, KeptInMemory, Weights
 from tunesmith.loop import Budget
 from tunesmith.objective import Objective, SumWatch
 from tunesmith.places import Places
 from tunesmith.recipe import Recording
+from tunesmith.runners import Runner
+from tunesmith.runners.ranks import Ranks
 from tunesmith.study import Resume, Study
 from tunesmith.trainer import TrainerTask
 from tunesmith.trial import Trial, contains, signs
@@ -125,7 +127,7 @@ def hyperparameter_search(
         threads_per_trial: CPU threads of each worker, default 1.
         gpus_per_trial: a share of a GPU for each worker, or 0; default: one, shared evenly when workers are more.
         join: several starts of the same script share the study: the first drives it, the others lend it their workers.
-        trial_timeout: seconds after which a worker's trial is ended as failed.
+        trial_timeout: seconds after which a trial of a worker, or on several ranks, is ended as failed.
         options: for the backend, for Optuna: sampler, pruner, storage, study_name, load_if_exists; n_jobs is workers.
 
     Returns: transformers' BestRun (a list of them, the Pareto set, with several directions); `run_summary` is the
@@ -135,7 +137,9 @@ def hyperparameter_search(
     SearchFailedError when the trials fail, UserFunctionError for a bug in hp_space or compute_objective.
     """
     name = backend.value if isinstance(backend, HPSearchBackend) else (backend or "tunesmith")
-    places = _places(trainer, Places(workers, threads_per_trial, gpus_per_trial, trial_timeout), options)
+    alone = trainer.args.world_size == 1
+    places = Places(workers, threads_per_trial, gpus_per_trial, trial_timeout if alone else None)
+    places = _places(trainer, places, options)
     directions = as_directions(direction)
     objective = Objective.of(trainer, compute_objective, directions)
     function = as_space_function(default_space if hp_space is None else hp_space)
@@ -177,18 +181,39 @@ def hyperparameter_search(
     )
     task = TrainerTask(trainer, function, objective, backend=name, hp_name=hp_name, kept=kept, bars=not progress)
     task.check()
+    ranks = Ranks.here()
     opened: list[Study] = []
+    weights: Weights | None = None
     try:
         task.leave_devices()
         with _without_bars() if progress else nullcontext():
-            runner = places.make(task, preload=_PRELOAD, bare=[trainer])
-            conduct(plan, runner, prepare=opened.append)
+            if ranks is None:
+                runner = places.make(task, preload=_PRELOAD, bare=[trainer])
+                conduct(plan, runner, prepare=opened.append)
+            else:
+                weights = _conduct_on(ranks, plan, task, opened, trial_timeout=trial_timeout)
     finally:  # also after a failure or Ctrl-C: the best so far is in hand
         best = _best(opened[0]) if opened else None
         checkpoint = None if best is None else opened[0].checkpoint(best)
-        weights = None if best is None else kept.take(opened[0].run_directory(best.number), best.number)
+        if best is not None and ranks is None:
+            weights = kept.take(opened[0].run_directory(best.number), best.number)
         task.give_back(best, checkpoint=checkpoint, weights=weights)
     return _result(opened[0])
+
+
+def _conduct_on(
+    ranks: Ranks, plan: Plan, task: TrainerTask, opened: list[Study], *, trial_timeout: float | None
+) -> Weights | None:
+    """Conduct the search on all ranks: each has the study afterwards, and the best weights that rank 0 kept in memory."""
+
+    def lead(runner: Runner) -> tuple[Study, Weights | None]:
+        study = conduct(plan, runner, prepare=opened.append)
+        best = _best(study)
+        return study, None if best is None else task.kept.take(study.run_directory(best.number), best.number)
+
+    study, weights = ranks.run(task, lead, trial_timeout=trial_timeout)
+    opened[:] = [study]
+    return weights
 
 
 @contextmanager
@@ -226,9 +251,10 @@ def _result(study: Study) -> Bests:
 
 def _places(trainer: transformers.Trainer, places: Places, options: Mapping[str, Any]) -> Places:
     """Where the trials run, with Optuna's n_jobs as a number of workers."""
-    if trainer.args.world_size > 1:
+    if trainer.args.world_size > 1 and places.workers is not None:
         raise SettingError(
-            f"a search runs in one process for now, got {trainer.args.world_size} ranks; start it without torchrun"
+            f"workers must be None under torchrun, got {places.workers!r}: a trial runs on all {trainer.args.world_size} "
+            "ranks; start the script without torchrun to have workers"
         )
     if places.gpus_per_trial is not None and places.gpus_per_trial > 1:
         raise SettingError(

@@ -69,7 +69,7 @@ def faults(kinds):
             go_wrong(fault, step)
             value = step_together(trial, step)
             if fault == "the trial takes too long":
-                time.sleep(0.4)
+                time.sleep(1)
             trial.report(float("nan") if fault == "not finite" and step == 2 else value, step)
             if trial.should_prune():
                 raise optuna.TrialPruned
@@ -101,7 +101,7 @@ def run_faults():
         pruner=PruneSome(lambda number: kinds[number % len(kinds)]),
         sampler=optuna.samplers.RandomSampler(seed=0),
         max_failures=10**6,
-        trial_timeout=1.5,
+        trial_timeout=3,
     )
     note(best=study.best_trial.number, value=study.best_trial.value, trials=len(study.trials))
 

@@ -138,9 +138,11 @@ class Collective:
         self._aborted = False
         self._renewals += 1
         store = dist.PrefixStore(f"{self._key}/{self._renewals}", self._store)
+        hook = sys.excepthook
         dist.init_process_group(
             terms.backend, store=store, rank=self._rank, world_size=self._size, timeout=terms.timeout
         )
+        sys.excepthook = hook  # torch puts the rank before each line of a traceback, once more with each group
 
     def forget(self) -> None:
         """Remove the addresses of the group at hand from the store, once a rank is lost.

@@ -177,7 +177,8 @@ class _LeadTrial:
         live = LiveTrial(self.assignment, self._link)
         outcome = self._part.run(closing(task, self._link.close), live, n_objectives=self.assignment.n_objectives)
         self._collective.note()
-        self._group.send(Answer(("return", None), done=True, value=None))
+        if outcome.state is TrialState.COMPLETE:  # who still asks is out of step; after a failure it is cut off
+            self._group.send(Answer(("return", None), done=True, value=None))
         self.note(0, Done(outcome, self._part.was_cut, self._link.agreed, self._collective.terms))
         self._wait()
         if self._lost is not None:
