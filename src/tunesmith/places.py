@@ -70,8 +70,13 @@ class Places:
         if self.name == "ray":
             from tunesmith.runners.ray import RayRunner  # noqa: PLC0415  an optional package
 
-            resources = self.resources_per_trial
-            return RayRunner(task, workers=workers, resources_per_trial=resources, trial_timeout=self.trial_timeout)
+            return RayRunner(
+                task,
+                workers=workers,
+                resources_per_trial=self.resources_per_trial,
+                trial_timeout=self.trial_timeout,
+                bare=bare,
+            )
         return WorkersRunner(
             task,
             workers=workers,

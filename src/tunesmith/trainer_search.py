@@ -89,6 +89,8 @@ def hyperparameter_search(
     threads_per_trial: int | None = None,
     gpus_per_trial: float | None = None,
     trial_timeout: float | None = None,
+    runner: str | None = None,
+    resources_per_trial: Mapping[str, float] | None = None,
     join: bool = False,
     **options: Any,
 ) -> Bests:
@@ -128,6 +130,8 @@ def hyperparameter_search(
         gpus_per_trial: a share of a GPU for each worker, or 0; default: one, shared evenly when workers are more.
         join: several starts of the same script share the study: the first drives it, the others lend it their workers.
         trial_timeout: seconds after which a trial of a worker, or on several ranks, is ended as failed.
+        runner: "ray" runs the workers as Ray actors, each with `resources_per_trial`.
+        resources_per_trial: such as {"cpu": 1, "gpu": 0.5}.
         options: for the backend, for Optuna: sampler, pruner, storage, study_name, load_if_exists; n_jobs is workers.
 
     Returns: transformers' BestRun (a list of them, the Pareto set, with several directions); `run_summary` is the
@@ -138,7 +142,9 @@ def hyperparameter_search(
     """
     name = backend.value if isinstance(backend, HPSearchBackend) else (backend or "tunesmith")
     alone = trainer.args.world_size == 1
-    places = Places(workers, threads_per_trial, gpus_per_trial, trial_timeout if alone else None)
+    places = Places(
+        workers, threads_per_trial, gpus_per_trial, trial_timeout if alone else None, runner, resources_per_trial
+    )
     places = _places(trainer, places, options)
     directions = as_directions(direction)
     objective = Objective.of(trainer, compute_objective, directions)
@@ -147,7 +153,7 @@ def hyperparameter_search(
     _check_names(probe, trainer, strict=strict)
     sampled = {n: d[0] for n, d in probe.distributions.items()}
     disk = checkpoints.DiskWatch(checkpoints.checked_keep(keep_checkpoints), checkpoints.expected_size(trainer))
-    kept: Kept = KeptInMemory() if places.workers is None else KeptInFiles()
+    kept: Kept = KeptInMemory() if places.name == "inline" else KeptInFiles()
     plan = Plan(
         directions=objective.directions,
         backend=name,
@@ -188,8 +194,7 @@ def hyperparameter_search(
         task.leave_devices()
         with _without_bars() if progress else nullcontext():
             if ranks is None:
-                runner = places.make(task, preload=_PRELOAD, bare=[trainer])
-                conduct(plan, runner, prepare=opened.append)
+                conduct(plan, places.make(task, preload=_PRELOAD, bare=[trainer]), prepare=opened.append)
             else:
                 weights = _conduct_on(ranks, plan, task, opened, trial_timeout=trial_timeout)
     finally:  # also after a failure or Ctrl-C: the best so far is in hand
@@ -251,10 +256,10 @@ def _result(study: Study) -> Bests:
 
 def _places(trainer: transformers.Trainer, places: Places, options: Mapping[str, Any]) -> Places:
     """Where the trials run, with Optuna's n_jobs as a number of workers."""
-    if trainer.args.world_size > 1 and places.workers is not None:
+    if trainer.args.world_size > 1 and places.name != "inline":
         raise SettingError(
-            f"workers must be None under torchrun, got {places.workers!r}: a trial runs on all {trainer.args.world_size} "
-            "ranks; start the script without torchrun to have workers"
+            f"workers and runner must be None under torchrun, got {places.workers!r} and {places.runner!r}: a trial runs on "
+            f"all {trainer.args.world_size} ranks; start the script without torchrun to have workers"
         )
     if places.gpus_per_trial is not None and places.gpus_per_trial > 1:
         raise SettingError(

@@ -38,7 +38,7 @@ class RayRunner(RemoteRunner):
     machine, for the time of the search. `resources_per_trial` are what an actor needs, as {"cpu": 1, "gpu": 0.5} with
     any names of the cluster's own beside (default: one CPU, and one GPU where there are any). `workers` actors are asked
     for at once, so that an autoscaler knows all that is wanted; "auto": as many as the nodes hold, followed as they come
-    and go. The task is pickled once, and goes to each node once. `trial_timeout` is in seconds per attempt.
+    and go. The task is pickled once (`bare` as in `WorkersRunner`), and goes to each node once. `trial_timeout` is in seconds per attempt.
 
     Raises SettingError for resources that cannot be, and when Ray cannot be joined or started.
     """
@@ -50,11 +50,12 @@ class RayRunner(RemoteRunner):
         workers: int | Literal["auto"] = "auto",
         resources_per_trial: Mapping[str, float] | None = None,
         trial_timeout: float | None = None,
+        bare: Sequence[object] = (),
     ) -> None:
         if workers != "auto" and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
             raise SettingError(f'workers must be a whole number from 1, or "auto", got {workers!r}')
         wanted = None if resources_per_trial is None else _checked(resources_per_trial)
-        pickled = dumps_task(task)
+        pickled = dumps_task(task, bare=bare)
         ours = _connect()
         try:
             launcher = RayLauncher(pickled, workers=workers, resources=wanted, disconnect=ours)
