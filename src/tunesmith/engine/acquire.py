@@ -21,6 +21,40 @@ _FAR = -40.0  # from here on phi(z) / z^2 is exact enough, and the full expressi
 _DIGITS = 5  # points that agree to so many decimals are one configuration
 
 
+class Taken:
+    """Configurations that are not to be suggested again, told apart to so many decimals.
+
+    Continuous spaces need this too: a coarse integer, or a parameter at its end, is often tried again.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, set[bytes]] = {}  # which columns matter -> the points there
+
+    def add(self, points: Array, matter: Mask) -> None:
+        """Take points (n, columns); `matter`, of the same shape, is False where a trial did not ask for the parameter."""
+        patterns, which = np.unique(matter, axis=0, return_inverse=True)
+        for k, columns in enumerate(patterns):
+            there = _rounded(points)[which.ravel() == k][:, columns]
+            self._seen.setdefault(columns.tobytes(), set()).update(row.tobytes() for row in there)
+
+    def new(self, points: Array) -> Mask:
+        """Which points (m, columns) differ from each that was taken in a column that mattered to it; shape (m,)."""
+        found = np.ones(len(points), bool)
+        for columns, seen in self._seen.items():
+            there = _rounded(points)[:, np.frombuffer(columns, bool)]
+            found &= np.array([row.tobytes() not in seen for row in there], bool)
+        return found
+
+    def fresh(self, points: Array) -> Array:
+        """The new ones of the points; all of them when nothing else is left."""
+        new = self.new(points)
+        return points[new] if new.any() else points
+
+
+def _rounded(points: Array) -> Array:
+    return np.round(points, _DIGITS) + 0.0  # + 0.0: no negative zeros
+
+
 def log_improvement(posterior: Posterior, best: float, points: Array) -> Array:
     """Log of the expected improvement on `best` (lower is better) at points (m, columns); Ament et al. 2023, eq. 9."""
     mean, variance = posterior.predict(points)
@@ -46,7 +80,7 @@ def maximise(
     gain: Gain,
     starts: Array,
     *,
-    avoid: Array,
+    avoid: Taken,
     fixed: Mapping[str, Any],
     rng: Rng,
     effort: float = 1.0,
@@ -54,13 +88,12 @@ def maximise(
     """The point found where `gain`, a function of points (m, columns), is greatest; shape (columns,).
 
     Candidates are random points and neighbours of `starts` (the best known points, best first), then three rounds of ever
-    smaller steps around the most promising; a small finite space is searched whole. Points in `avoid` (finished or
-    pending) are not suggested again while others are left. `fixed` parameters keep their values. `effort`: the share of
+    smaller steps around the most promising; a small finite space is searched whole. What `avoid` holds (finished or
+    pending) is not suggested again while other points are left. `fixed` parameters keep their values. `effort`: the share of
     the usual number of candidates, for models that are slow to ask.
     """
-    taken = rounded(avoid)
     if cube.size <= _SMALL:
-        points = fresh(cube.hold(cube.everything(), fixed), taken)
+        points = avoid.fresh(cube.hold(cube.everything(), fixed))
         return np.asarray(points[int(np.argmax(gain(points)))])
     share = max(0.3, 1.5 / len(cube))
     anywhere, near, kept = (math.ceil(effort * count) for count in (_RANDOM, _NEAR, _KEPT))
@@ -68,29 +101,11 @@ def maximise(
     starts = cube.snap(starts)
     candidates += [cube.move(np.repeat(starts, near, 0), rng, scale=scale, share=0.5) for scale in (0.3, 0.1, 0.03)]
     candidates.append(cube.move(np.repeat(starts[:2], 2 * near, 0), rng, scale=0.15, share=1.5 / len(cube)))
-    points = fresh(cube.hold(np.vstack(candidates), fixed), taken)
+    points = avoid.fresh(cube.hold(np.vstack(candidates), fixed))
     gains = gain(points)
     for scale in _STEPS:
         order = np.argsort(-gains)[:kept]
         moved = cube.hold(cube.move(np.repeat(points[order], 16, 0), rng, scale=scale, share=share), fixed)
-        points = np.vstack([points[order], moved[_is_new(moved, taken)]])
+        points = np.vstack([points[order], moved[avoid.new(moved)]])
         gains = np.r_[gains[order], gain(points[len(order) :])]
     return np.asarray(points[int(np.argmax(gains))])
-
-
-def rounded(points: Array) -> set[bytes]:
-    """What tells configurations apart: points to so many decimals."""
-    return {row.tobytes() for row in np.round(points, _DIGITS) + 0.0}  # + 0.0: no negative zeros
-
-
-def fresh(points: Array, taken: set[bytes]) -> Array:
-    """The points that are not `taken` (`rounded` ones); all of them when nothing else is left.
-
-    Continuous spaces need this too: a coarse integer, or a parameter at its end, is often tried again.
-    """
-    new = _is_new(points, taken)
-    return points[new] if new.any() else points
-
-
-def _is_new(points: Array, taken: set[bytes]) -> Mask:
-    return np.array([row.tobytes() not in taken for row in np.round(points, _DIGITS) + 0.0], bool)

@@ -183,6 +183,12 @@ class Cube:
         ]
         return np.hstack(columns) if columns else np.empty((len(rows), 0))
 
+    def asked(self, rows: Sequence[Mapping[str, Any]]) -> Mask:
+        """Which columns belong to parameters that the rows have, shape (n, columns)."""
+        return np.array([[name in row for name in self.names] for row in rows], bool).reshape(-1, len(self))[
+            :, self.group
+        ]
+
     def decode(self, point: Array) -> dict[str, Any]:
         """A point as parameters."""
         parts = zip(self.names, self.scales, self.slices(), strict=True)

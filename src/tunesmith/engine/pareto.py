@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.engine.acquire import log_h, maximise
+from tunesmith.engine.acquire import Taken, log_h, maximise
 from tunesmith.engine.encoding import Array, Cube, Index, Mask, Rng
 from tunesmith.engine.feasible import Limits
 from tunesmith.engine.gp import Posterior, fit
@@ -97,7 +97,7 @@ def propose(
     *,
     allowed: Mask,
     limits: Limits,
-    avoid: Array,
+    avoid: Taken,
     fixed: Mapping[str, Any],
     rng: Rng,
 ) -> tuple[Array, list[Posterior], Array]:

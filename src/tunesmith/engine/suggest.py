@@ -11,8 +11,8 @@ import numpy as np
 from scipy.stats import qmc
 
 from tunesmith.engine import pareto, warp
-from tunesmith.engine.acquire import fresh, maximise, rounded
-from tunesmith.engine.encoding import Array, Cube, Dimension, Rng
+from tunesmith.engine.acquire import Taken, maximise
+from tunesmith.engine.encoding import Array, Cube, Dimension, Mask, Rng
 from tunesmith.engine.ensemble import Ensemble, ensemble
 from tunesmith.engine.feasible import Limits, limits
 from tunesmith.engine.why import account
@@ -85,12 +85,15 @@ def suggest_many(
     allowed = ended & np.array([all(c <= 0 for c in o.constraints) for o in history], bool)
     bounds = limits(known, ~ended, [o.constraints for o in history], cube.group)
     losses = np.where(ended[:, None], losses, np.median(losses[ended], axis=0)) if ended.any() else losses
+    avoid = Taken()
+    avoid.add(known, _matters(cube.asked([o.params for o in history]), ended))
+    avoid.add(waiting, np.ones_like(waiting, bool))
     numbered = [o.number if o.number >= 0 else k for k, o in enumerate(history)]
     found: list[Suggestion] = []
     why: dict[str, Any]
     model: Ensemble | None = None
     for number in numbers:
-        rng, avoid = np.random.default_rng([seed, number]), np.vstack([known, waiting])
+        rng = np.random.default_rng([seed, number])
         if ended.sum() < START:
             point = _start(cube, avoid, fixed, bounds, seed=seed, number=number)
             why = {"how": "start"}
@@ -119,7 +122,19 @@ def suggest_many(
             why["chance_to_succeed"] = round(math.exp(float(bounds.log_chance(point[None])[0])), 3)
         found.append(Suggestion({**cube.decode(point), **fixed}, why))
         waiting = np.vstack([waiting, point])
+        avoid.add(point[None], np.ones((1, cube.columns), bool))
     return found
+
+
+def _matters(asked: Mask, ended: Mask) -> Mask:
+    """Which columns tell a trial from others, shape (n, columns).
+
+    A trial that succeeded without a parameter that was known before it had no use for it: in a conditional space a point
+    that differs only there is the same. One that failed may not have come to ask, and one before the first that asked
+    may be of another space.
+    """
+    known_before = np.vstack([np.zeros((1, asked.shape[1]), bool), np.maximum.accumulate(asked, axis=0)[:-1]])
+    return np.asarray(asked | ~known_before[: len(asked)] | ~ended[:, None])
 
 
 def _weighted(model: Ensemble, bounds: Limits) -> Callable[[Array], Array]:
@@ -142,7 +157,7 @@ def draw(dimension: Dimension, *, seed: int, number: int, name: str) -> Any:
     return cube.decode(cube.from_uniform(rng.random((1, 1)))[0])[name]
 
 
-def _start(cube: Cube, avoid: Array, fixed: Mapping[str, Any], bounds: Limits, *, seed: int, number: int) -> Array:
+def _start(cube: Cube, avoid: Taken, fixed: Mapping[str, Any], bounds: Limits, *, seed: int, number: int) -> Array:
     """The middle of the space, then scrambled Sobol points (Owen 1998) by trial number; the first that is new.
 
     People choose ranges around what they expect to be good: on the benchmark's problems the middle alone is worth
@@ -153,7 +168,7 @@ def _start(cube: Cube, avoid: Array, fixed: Mapping[str, Any], bounds: Limits, *
     sobol = qmc.Sobol(len(cube), scramble=True, seed=np.random.default_rng([seed]))
     spare = np.random.default_rng([seed, number]).random((64, len(cube)))
     tries = np.vstack([middle, sobol.random(_STARTS)[number % _STARTS][None], spare])
-    points = fresh(cube.hold(cube.from_uniform(tries), fixed), rounded(avoid))
+    points = avoid.fresh(cube.hold(cube.from_uniform(tries), fixed))
     chances = bounds.log_chance(points)
     return np.asarray(points[int(np.argmax(chances >= np.median(chances)))])
 
