@@ -1,4 +1,4 @@
-"""Writes docs/backends.md from the results of test_table.py: python tests/backends/table.py."""
+"""Writes docs/backends.md from the results of test_backends_table.py: python tests/backends/table.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 COLUMNS = ("tunesmith", "optuna", "wandb", "sigopt", "ray")
 HEAD = """# What every backend does
 
-Each cell is a test (`tests/backends/test_table.py`), and the table is what `make backends-table` made of its results:
+Each cell is a test (`tests/backends/test_backends_table.py`), and the table is what `make backends-table` made of its results:
 **y** passed, **no** failed, **-** not run. `wandb` and `sigopt` were asked over their own clients, at servers on loopback.
 
 """
@@ -42,7 +42,7 @@ def table(cells):
 
 if __name__ == "__main__":
     results = Results()
-    code = pytest.main([str(Path(__file__).with_name("test_table.py"))], plugins=[results])
+    code = pytest.main([str(Path(__file__).with_name("test_backends_table.py"))], plugins=[results])
     text = table(results.cells)
     (ROOT / "docs" / "backends.md").write_text(HEAD + text, encoding="utf-8")
     sys.stdout.write(text)
