@@ -31,6 +31,22 @@ def record(tmp_path):
         yield opened
 
 
+def test_the_standing_is_that_of_all_processes(record, tmp_path):
+    for _ in range(4):
+        record.start_new(offered={})
+    record.end(2, TrialState.FAILED, reason="x")
+    record.end(1, TrialState.COMPLETE, values=[1.0])
+    with Record.open(tmp_path) as other:
+        other.requeue(0, TrialState.PAUSED, reason="y", count_attempt=False)
+        other.retry(2)
+        finished, others = record.standing()
+        assert (finished, [(t.number, t.state.value) for t in others]) == (
+            1,
+            [(0, "PAUSED"), (2, "WAITING"), (3, "RUNNING")],
+        )
+        assert other.standing() == record.standing()
+
+
 def test_what_is_known_of_a_study_comes_back(tmp_path):
     make(tmp_path, directions=("minimize", "maximize"), settings={"a": [1, None, {"b": True}]}).close()
     with Record.open(tmp_path) as record:

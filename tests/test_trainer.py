@@ -238,6 +238,26 @@ def test_no_earlier_model_is_alive_at_model_init(tmp_path):
     assert len(alive) == 6  # construction, four trials, and the model that is handed back
 
 
+@pytest.mark.parametrize("users_own", [False, True])
+def test_what_lives_before_the_search_is_no_work_for_the_garbage_collector_during_it(tmp_path, users_own):
+    frozen = []
+
+    def init(trial=None):
+        frozen.append(gc.get_freeze_count())
+        return tiny.model_init()
+
+    trainer = tiny.make(Trainer, tmp_path, init=init)
+    if users_own:
+        gc.freeze()
+    try:
+        before = gc.get_freeze_count()
+        search(trainer, n_trials=2)
+        assert 1000 < frozen[1] <= before if users_own else before < 1000 < frozen[1]
+        assert (gc.get_freeze_count() > 0) is users_own  # as it was
+    finally:
+        gc.unfreeze()
+
+
 def test_the_trials_seed_is_set_before_model_init(tmp_path):
     firsts = {}
 

@@ -141,12 +141,11 @@ class Loop:
     def _start_next(self) -> bool:
         if self._exhausted or self._decision().action != "continue":
             return False
-        trials = self.study.trials
-        used = sum(t.state.finished for t in trials) + len(self._running)
-        if self.budget.n_trials is not None and used >= self.budget.n_trials:
+        finished, others = self.record.standing()
+        if self.budget.n_trials is not None and finished + len(self._running) >= self.budget.n_trials:
             return False
-        ready = next((t for t in trials if t.state in (TrialState.PAUSED, TrialState.WAITING)), None)
-        if ready is None and (self._nothing_new() or self._converged(trials)):
+        ready = next((t for t in others if t.state in (TrialState.PAUSED, TrialState.WAITING)), None)
+        if ready is None and (self._nothing_new() or self._converged()):
             return False
         number = ready.number if ready is not None else self.record.add_waiting({})
         self._failures = [t for t in self._failures if t.number != number]  # tried again, by somebody's request
@@ -192,10 +191,13 @@ class Loop:
             self._end(f"all {points} points of its space have been tried")
         return points is not None
 
-    def _converged(self, trials: Sequence[Trial]) -> bool:
+    def _converged(self) -> bool:
         """Whether too little is left to gain, where the search is to end then; judged once a completed trial."""
+        if self.budget.stop_when != "converged" or self._enough:
+            return self._enough
+        trials = self.study.trials
         completed = sum(t.state is TrialState.COMPLETE for t in trials)
-        if self.budget.stop_when == "converged" and not self._enough and completed > self._judged_after:
+        if completed > self._judged_after:
             self._judged_after = completed
             reason = convergence(trials, self.study.directions, seed=self.study.info.seed)
             if reason is not None:

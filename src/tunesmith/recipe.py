@@ -7,7 +7,8 @@ import gc
 import inspect
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -224,6 +225,23 @@ def release(trainer: Trainer) -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def old_objects_aside() -> Iterator[None]:
+    """Let the garbage collector pass over what is alive now: libraries and data, by far the most of what it walks through.
+
+    Each trial ends in collections, which take a tenth of a second of CPU time or more otherwise. Nothing is changed
+    where somebody has set objects aside already, since the two could not be told apart at the end.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _flat(signature: inspect.Signature, bound: Mapping[str, Any]) -> dict[str, Any]:

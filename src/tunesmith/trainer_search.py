@@ -23,7 +23,7 @@ from tunesmith.kept import Kept, KeptInFiles, KeptInMemory, Weights
 from tunesmith.loop import Budget
 from tunesmith.objective import Objective, SumWatch
 from tunesmith.places import Places
-from tunesmith.recipe import Recording
+from tunesmith.recipe import Recording, old_objects_aside
 from tunesmith.runners import Runner
 from tunesmith.runners.ranks import Ranks
 from tunesmith.study import Resume, Study
@@ -192,7 +192,7 @@ def hyperparameter_search(
     weights: Weights | None = None
     try:
         task.leave_devices()
-        with _without_bars() if progress else nullcontext():
+        with old_objects_aside(), _without_bars() if progress else nullcontext():
             if ranks is None:
                 conduct(plan, places.make(task, preload=_PRELOAD, bare=[trainer]), prepare=opened.append)
             else:

@@ -86,7 +86,7 @@ class OptunaBackend:
         """Let the sampler propose; values are drawn as the trial asks for them."""
         trial = self._trials.get(number)  # tried again: the sampler has proposed it already
         if trial is None:
-            known = next((t for t in self._setting.history() if t.number == number), None)
+            known = next((t for t in reversed(self._setting.history()) if t.number == number), None)
             # what an interrupted trial was given is no news to the sampler: it proposes the same again
             trial = self._begin(number, fixed if known is None or _enqueued(known) or not known.params else {})
 
