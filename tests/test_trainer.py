@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -202,6 +204,32 @@ def test_after_a_timeout_in_the_first_trial_the_model_is_that_trials(tmp_path):
     assert (best.run_id, best.run_summary.trials[0].state) == ("0", TrialState.PAUSED)
     loaded = tiny.TinyModel.from_pretrained(best.run_summary.checkpoint(best.run_summary.trials[0]))
     assert torch.equal(trainer.model.inner.weight.cpu(), loaded.inner.weight)
+
+
+@pytest.mark.parametrize("step", [5, 12])
+def test_a_trial_paused_within_an_epoch_comes_to_the_best_checkpoint_of_an_uninterrupted_one(tmp_path, step):
+    class Interrupt(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == step:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    settings = {"num_train_epochs": 3, "load_best_model_at_end": True}
+    whole = search(tiny.make(Trainer, tmp_path / "whole", **settings), n_trials=1)
+    with pytest.raises(KeyboardInterrupt):
+        search(tiny.make(Trainer, tmp_path / "parts", callbacks=[Interrupt()], **settings), n_trials=1)
+    parts = search(tiny.make(Trainer, tmp_path / "parts", **settings), n_trials=1)
+    expected, found = whole.run_summary.trials[0], parts.run_summary.trials[0]
+    assert (found.value, found.checkpoint) == (expected.value, expected.checkpoint)
+    logged = [
+        [entry["step"] for entry in json.loads((path / "trainer_state.json").read_text())["log_history"]]
+        for path in (tmp_path / "whole/run-0/checkpoint-24", tmp_path / "parts/run-0/checkpoint-24")
+    ]
+    assert logged[0] == logged[1]
+
+
+def test_catch_says_that_every_failure_is_recorded(tmp_path):
+    with pytest.warns(UserWarning, match="catch is not used, got .*ValueError.* max_failures=1"):
+        search(tiny.make(Trainer, tmp_path), n_trials=1, backend="optuna", catch=(ValueError,), gc_after_trial=True)
 
 
 def test_conditional_parameters_do_not_persist(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -226,6 +227,11 @@ def _grid(name: str, low: float, high: float, step: float) -> BaseDistribution:
 
 _WANDB_MARKS = {"value", "values", "min", "max", "distribution", "parameters"}
 _WANDB_KEYS = _WANDB_MARKS | {"mu", "sigma", "q", "probabilities"}
+_WANDB_DISTRIBUTIONS = (
+    "constant", "categorical", "categorical_w_probabilities", "int_uniform", "uniform", "q_uniform", "log_uniform",
+    "log_uniform_values", "inv_log_uniform", "inv_log_uniform_values", "q_log_uniform", "q_log_uniform_values",
+    "normal", "q_normal", "log_normal", "q_log_normal",
+)  # fmt: skip
 
 
 def _is_wandb(value: Mapping[str, Any]) -> bool:
@@ -243,6 +249,13 @@ def _from_wandb(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Ba
             raise SpaceError(
                 f'a W&B parameter is a dict with value, values or min and max, got {config!r} for "{name}"'
             )
+        stray = [k for k in config if k not in _WANDB_KEYS]
+        if stray and config.get("distribution") in (None, *_WANDB_DISTRIBUTIONS):
+            near = difflib.get_close_matches(str(stray[0]), sorted(_WANDB_KEYS), n=1)
+            raise SpaceError(
+                f'a W&B parameter has the keys {", ".join(sorted(_WANDB_KEYS))}, got {stray[0]!r} for "{name}"'
+                + (f"; did you mean {near[0]!r}?" if near else "")
+            )
         if isinstance(config.get("parameters"), Mapping):
             found |= _from_wandb(config["parameters"], f"{name}.")
         else:
@@ -259,11 +272,15 @@ def _wandb_distribution(name: str, config: Mapping[str, Any]) -> BaseDistributio
         return _choice(name, config["values"])
     missing = [k for k in ("min", "max") if k not in config]
     kind = config.get("distribution")
+    if kind not in (None, *_WANDB_DISTRIBUTIONS):
+        raise SpaceError(f'a W&B distribution is one of {", ".join(_WANDB_DISTRIBUTIONS)}, got {kind!r} for "{name}"')
     if kind in ("normal", "q_normal", "log_normal", "q_log_normal"):
         step = config.get("q", 1) if kind.startswith("q_") else None
         return _normal(name, config.get("mu", 0), config.get("sigma", 1), log="log" in kind, step=step)
-    if missing:
+    if missing and kind not in ("constant", "categorical", "categorical_w_probabilities"):
         raise SpaceError(f'a W&B parameter needs min and max, got {dict(config)} for "{name}"')
+    if missing:
+        raise SpaceError(f'{kind} needs its value or values, got {dict(config)} for "{name}"')
     low, high, q = _number(name, config["min"]), _number(name, config["max"]), _step(name, config.get("q", 1))
     if kind is None:
         whole = isinstance(low, int) and isinstance(high, int)
@@ -288,7 +305,7 @@ def _wandb_distribution(name: str, config: Mapping[str, Any]) -> BaseDistributio
         if q == 1:
             return _int(name, max(1, math.ceil(low)), math.floor(high), log=True)
         return _grid(name, low, high, q)
-    raise SpaceError(f'unknown W&B distribution {kind!r} for "{name}"')
+    raise SpaceError(f'{kind} needs its value or values, got {dict(config)} for "{name}"')
 
 
 def to_wandb(space: Space) -> dict[str, dict[str, Any]]:

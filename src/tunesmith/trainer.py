@@ -174,6 +174,8 @@ class TrainerTask:
             raise
         decision = live.decide()
         if decision.action == "pause" and trainer.state.global_step < trainer.state.max_steps:
+            if not live.reports:  # outside training: neither the best checkpoint nor the schedule hears of it
+                self.report(trainer.evaluate())
             return Outcome(TrialState.PAUSED, reason=decision.reason)
         return self._outcome(live)
 
@@ -288,11 +290,17 @@ class _Watch(TrainerCallback):
 
     def __init__(self, live: LiveTrial) -> None:
         self.live = live
+        self._paused = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.live.decide().action == "pause" and state.global_step < state.max_steps:
-            control.should_training_stop = True
+            self._paused = control.should_training_stop = True
             control.should_save = control.should_save or str(getattr(args.save_strategy, "value", "no")) != "no"
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002  callbacks get them
+        """An epoch that the pause cuts short has no evaluation: an uninterrupted trial would not have had it either."""
+        if self._paused and not float(state.epoch).is_integer():
+            control.should_evaluate = control.should_save = control.should_log = False
 
 
 def _in_trial(cls: type, task: TrainerTask) -> type:

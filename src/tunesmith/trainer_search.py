@@ -133,6 +133,8 @@ def hyperparameter_search(
         runner: "ray" runs the workers as Ray actors, each with `resources_per_trial`.
         resources_per_trial: such as {"cpu": 1, "gpu": 0.5}.
         options: for the backend, for Optuna: sampler, pruner, storage, study_name, load_if_exists; n_jobs is workers.
+            gc_after_trial changes nothing, for memory is always freed, nor does catch (a warning says so): every
+            failure is recorded and the search goes on, see max_failures.
 
     Returns: transformers' BestRun (a list of them, the Pareto set, with several directions); `run_summary` is the
     study. Afterwards `trainer.model` is the best trial's model.
@@ -147,6 +149,13 @@ def hyperparameter_search(
     )
     places = _places(trainer, places, options)
     directions = as_directions(direction)
+    if options.get("catch"):
+        warnings.warn(
+            f"catch is not used, got {options['catch']!r}: whatever a trial raises is recorded as its failure and the "
+            "search goes on; max_failures=1 ends it at the first one",
+            UserWarning,
+            stacklevel=3,
+        )
     objective = Objective.of(trainer, compute_objective, directions)
     function = as_space_function(default_space if hp_space is None else hp_space)
     probe = Probe.of(function)

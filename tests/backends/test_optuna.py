@@ -149,6 +149,19 @@ def test_a_storage_that_several_studies_share_has_the_trials_of_all(tmp_path):
     assert len(optuna.load_study(study_name="shared", storage=storage).trials) == 6
 
 
+def test_a_second_study_of_the_same_name_and_seed_is_written_to_the_storage_too(tmp_path):
+    storage = optuna.storages.InMemoryStorage()
+    for directory in ("first", "second"):
+        go(tmp_path / directory, 3, storage=storage, study_name="shared", load_if_exists=True)
+    assert len(optuna.load_study(study_name="shared", storage=storage).trials) == 6
+
+
+@pytest.mark.parametrize("option", ["sampler", "pruner"])
+def test_what_is_no_sampler_or_pruner_is_refused_before_the_first_trial(tmp_path, option):
+    with pytest.raises(SettingError, match=f"{option} must be an Optuna {option}, got 'tpe'"):
+        go(tmp_path, **{option: "tpe"})
+
+
 def test_a_study_with_other_directions_in_the_storage_is_refused_before_the_first_trial(tmp_path):
     storage = optuna.storages.InMemoryStorage()
     optuna.create_study(storage=storage, study_name="old", direction="maximize")

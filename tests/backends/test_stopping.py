@@ -64,6 +64,15 @@ def test_reports_without_shares_are_compared_at_steps_or_epochs(compare_at: str)
     assert stopper.judge(bare(trial(5, 3.0, until=5))).action == "prune"
 
 
+def test_trials_that_report_once_at_their_end_are_not_stopped() -> None:
+    trials = [
+        Trial(n, TrialState.COMPLETE, {"x": x}, X, reports=(Report(0, (x,), {}),), values=(x,))
+        for n, x in enumerate((0.5, 0.1, 0.3, 0.7, 0.9))
+    ]
+    worst = Trial(5, TrialState.RUNNING, {"x": 4.0}, X, reports=(Report(0, (4.0,), {}),))
+    assert Stopper(Setting(["minimize"], 0, lambda: trials)).judge(worst) == CONTINUE
+
+
 def test_several_objectives_are_judged_by_the_metric_named() -> None:
     def two(t: Trial) -> Trial:
         reports = tuple(replace(r, values=(0.0, 0.0)) for r in t.reports)

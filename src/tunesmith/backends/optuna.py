@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import random
+import uuid
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.trial import FrozenTrial
@@ -21,9 +23,6 @@ from tunesmith.backends.pruning import Judge
 from tunesmith.errors import SettingError
 from tunesmith.export import quiet_study, to_frozen
 from tunesmith.trial import CONSTRAINT, Decision, Params, Trial, TrialState
-
-if TYPE_CHECKING:
-    from optuna.pruners import BasePruner
 
 _OURS = "tunesmith"  # user attribute: which of our studies wrote the trial, and as which
 
@@ -37,7 +36,7 @@ class OptunaBackend:
     storage (URL or object) that each finished trial is also written to, with its true steps; finished trials found
     there beforehand inform the sampler.
 
-    Raises SettingError when the study found in `storage` has other directions.
+    Raises SettingError when the study found in `storage` has other directions, or a sampler or pruner is not Optuna's.
     """
 
     def __init__(
@@ -51,6 +50,14 @@ class OptunaBackend:
         load_if_exists: bool = False,
     ) -> None:
         directions = list(setting.directions)
+        if sampler is not None and not isinstance(sampler, BaseSampler):
+            raise SettingError(
+                f"sampler must be an Optuna sampler, got {sampler!r}; make one, such as optuna.samplers.TPESampler()"
+            )
+        if pruner is not None and not isinstance(pruner, BasePruner):
+            raise SettingError(
+                f"pruner must be an Optuna pruner, got {pruner!r}; make one, such as optuna.pruners.MedianPruner()"
+            )
         if sampler is None:
             sampler = TPESampler() if len(directions) == 1 else NSGAIISampler()
         # Optuna's own are copied, for the user may pass the same object to another search
@@ -68,7 +75,8 @@ class OptunaBackend:
         )
         # GridSampler and BruteForceSampler end the study they sample for; ours ends with its budget
         self._study.stop = lambda: None  # type: ignore[method-assign]
-        self._identity = f"{setting.study_name}/{setting.seed}"
+        # drawn, for another study of the same name and seed may write to the same storage
+        self._identity = "" if storage is None else setting.memory.setdefault("optuna", uuid.uuid4().hex)
         self._trials: dict[int, OptunaTrial] = {}
         self._fixed: dict[int, Params] = {}
         self._mirror = None if storage is None else self._open(storage, study_name, load_if_exists=load_if_exists)

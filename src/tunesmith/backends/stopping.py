@@ -82,7 +82,11 @@ class Stopper:
     def _curve(self, trial: Trial, scale: float) -> Curve | None:
         """A trial's curve, its places divided by `scale`; None when it has no finite report, or no finite end."""
         rows = self._rows(trial)
-        return None if rows is None else replace(rows, shares=np.minimum(rows.shares / scale, 1.0))
+        if rows is None:
+            return None
+        # full trials that end at place 0 report once, at their end
+        shares = np.minimum(rows.shares / scale, 1.0) if scale else np.ones_like(rows.shares)
+        return replace(rows, shares=shares)
 
     def _rows(self, trial: Trial) -> Curve | None:
         if trial.state.finished and trial.number in self._kept:
@@ -101,10 +105,10 @@ class Stopper:
         return curve
 
     def _scale(self, done: Sequence[Trial]) -> float:
-        """What places are divided by: 1 for shares, else the farthest place of a full trial."""
+        """What places are divided by: 1 for shares, else the farthest place of a full trial (0 when each reports only at its start)."""
         if self._setting.compare_at == "share" and all(t.reports[-1].share is not None for t in done):
             return 1.0
-        return max((float(c.shares[-1]) for t in done if (c := self._rows(t)) is not None), default=1.0) or 1.0
+        return max((float(c.shares[-1]) for t in done if (c := self._rows(t)) is not None), default=1.0)
 
     def _place(self, report: Report) -> float:
         at = self._setting.compare_at
