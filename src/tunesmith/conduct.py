@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from tunesmith.backends import Setting, backend_class, check_options
+from tunesmith.backends import Setting, backend_class, check_options, leaves_loop, preferred_runner
 from tunesmith.constraints import Constraints, Function
 from tunesmith.errors import SettingError, StudyLockedError
 from tunesmith.loop import Budget, Loop
@@ -84,13 +84,23 @@ def _check_budget(budget: Budget, *, objectives: int) -> None:
         raise SettingError(f"stop_when needs one objective, got {objectives}; leave it out")
 
 
-def conduct(plan: Plan, runner: Runner, *, prepare: Callable[[Study], None] | None = None) -> Study:
+@runtime_checkable
+class OwnLoop(Protocol):
+    """Runs trials and drives the search itself, in place of a runner and our loop."""
+
+    def loop(self, study: Study, plan: Plan, observers: Sequence[Any]) -> Any:
+        """What has `run()` and `notify(event, ...)` as our loop has."""
+
+    def close(self) -> None:
+        """Release what is held; the search has ended."""
+
+
+def conduct(plan: Plan, runner: Runner | OwnLoop, *, prepare: Callable[[Study], None] | None = None) -> Study:
     """Open or begin the study that `plan` describes, run it to the end of its budget and write its report.
 
     `prepare(study)` is called once the study is open and locked, before the first trial. The runner is closed in the end.
     With `plan.join`, while another process drives the study its workers are ours; should it be killed, this one drives.
     """
-    make_backend = backend_class(plan.backend)
     seed = secrets.randbits(31) if plan.seed is None else plan.seed
     with closing(runner), ExitStack() as held:  # closed also when no trial is run
         if plan.join and (plan.resume is False or not isinstance(runner, WorkersRunner)):
@@ -113,30 +123,14 @@ def conduct(plan: Plan, runner: Runner, *, prepare: Callable[[Study], None] | No
                 return study
         else:
             held.enter_context(study.record.lock())
-        setting = Setting(
-            directions=study.directions,
-            seed=study.info.seed,
-            history=study.record.trials,
-            space=plan.space,
-            directory=str(study.directory),
-            study_name=study.name,
-            prune_metric=plan.prune_metric,
-            compare_at=plan.compare_at,
-            define=plan.define,
-            written=plan.written,
-            memory=Memory(study.record),
-            n_trials=plan.budget.n_trials,
-            slots=runner.slots,
-        )
-        backend = make_backend(setting, **plan.options)
-        if not study.trials:
-            for params in plan.enqueue:
-                study.record.add_waiting(dict(params), attrs={"enqueued": True})
-        study.record.update_settings(launch=launch())
         observers = [*([Progress()] if plan.progress else []), *plan.callbacks]
+        if isinstance(runner, OwnLoop):
+            loop = runner.loop(study, plan, observers)
+        else:
+            loop = _loop(study, plan, runner, observers)
+        study.record.update_settings(launch=launch())
         if prepare is not None:
             prepare(study)
-        loop = Loop(study, backend, runner, budget=plan.budget, observers=observers)
         if notice is not None:
             loop.notify("on_message", notice)
         try:
@@ -167,6 +161,29 @@ def _drives(study: Study, runner: WorkersRunner, held: ExitStack) -> bool:
                 f"{study.directory} is driven by {driver_of(study.directory)}; wait for it, or end it"
             )
         time.sleep(0.1)
+
+
+def _loop(study: Study, plan: Plan, runner: Runner, observers: Sequence[Any]) -> Loop:
+    setting = Setting(
+        directions=study.directions,
+        seed=study.info.seed,
+        history=study.record.trials,
+        space=plan.space,
+        directory=str(study.directory),
+        study_name=study.name,
+        prune_metric=plan.prune_metric,
+        compare_at=plan.compare_at,
+        define=plan.define,
+        written=plan.written,
+        memory=Memory(study.record),
+        n_trials=plan.budget.n_trials,
+        slots=runner.slots,
+    )
+    backend = backend_class(plan.backend)(setting, **plan.options)
+    if not study.trials:
+        for params in plan.enqueue:
+            study.record.add_waiting(dict(params), attrs={"enqueued": True})
+    return Loop(study, backend, runner, budget=plan.budget, observers=observers)
 
 
 def launch() -> dict[str, Any]:
@@ -268,9 +285,38 @@ def search(
                 f"workers and runner must be None under torchrun, got {workers!r} and {runner!r}: a trial runs on all "
                 f"{ranks.group.size} ranks; start the script without torchrun to have workers"
             )
+        if leaves_loop(backend, options):
+            raise SettingError(
+                "Ray Tune starts its own workers, got a script under torchrun; start it without torchrun"
+            )
         return ranks.run(task, lambda place: conduct(plan, place), trial_timeout=trial_timeout)
-    places = Places(workers, threads_per_trial, gpus_per_trial, trial_timeout, runner, resources_per_trial)
+    where = runner or preferred_runner(backend)
+    places = Places(workers, threads_per_trial, gpus_per_trial, trial_timeout, where, resources_per_trial)
+    if leaves_loop(backend, options):
+        from tunesmith.tune_loop import TunePlace  # noqa: PLC0415  an optional package
+
+        _check_left(plan, places)
+        count = None if workers == "auto" else workers
+        return conduct(plan, TunePlace(task, static, workers=count, resources=resources_per_trial))
     return conduct(plan, places.make(task))
+
+
+def _check_left(plan: Plan, places: Places) -> None:
+    """Raise SettingError for a setting of our loop's where the backend brings its own."""
+    given = {
+        "stop_when": plan.budget.stop_when,
+        "prune_metric": plan.prune_metric,
+        "compare_at": None if plan.compare_at == "share" else plan.compare_at,
+        "trial_timeout": places.trial_timeout,
+        "runner": None if places.name == "ray" else places.name,
+        "enqueue": list(plan.enqueue) if plan.options.get("search_alg") is not None else None,
+    }
+    for name, value in given.items():
+        if value:
+            raise SettingError(
+                f"{name} must be left out where Ray Tune's scheduler or search_alg drives the search, got {value!r}; say it "
+                "to those objects, or leave them out"
+            )
 
 
 def describe(space: Space | None) -> dict[str, str] | None:

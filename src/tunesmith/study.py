@@ -43,6 +43,7 @@ class Study:
 
     def __init__(self, record: Record | Snapshot) -> None:
         self._record = record
+        self.analysis: Any = None  # what Ray Tune gives of a search that it drove in this process
 
     def __reduce__(self) -> tuple[type[Study], tuple[Snapshot]]:
         """Elsewhere it is what it was when it was pickled."""

@@ -15,6 +15,7 @@ from optuna.distributions import BaseDistribution
 from transformers.trainer_utils import BestRun, HPSearchBackend
 
 from tunesmith import arguments, checkpoints
+from tunesmith.backends import leaves_loop, preferred_runner
 from tunesmith.conduct import Plan, as_directions, conduct
 from tunesmith.constraints import Constraints, Function
 from tunesmith.errors import SettingError
@@ -144,6 +145,13 @@ def hyperparameter_search(
     """
     name = backend.value if isinstance(backend, HPSearchBackend) else (backend or "tunesmith")
     alone = trainer.args.world_size == 1
+    if leaves_loop(name, options):
+        raise SettingError(
+            "scheduler and search_alg must be None for a Trainer: Ray Tune does not drive a Trainer's search yet; leave them "
+            "out for our engine and its pruner in Ray's workers, or give them to tunesmith.search"
+        )
+    if runner is None and alone:
+        runner = preferred_runner(name)
     places = Places(
         workers, threads_per_trial, gpus_per_trial, trial_timeout if alone else None, runner, resources_per_trial
     )

@@ -89,6 +89,7 @@ _BUILT_IN: dict[str, tuple[str, str, str | None, str]] = {
     "wandb": ("tunesmith.backends.wandb", "WandbBackend", "wandb", "tunesmith[wandb]"),
     # SigOpt's two modes need different packages: the class says which
     "sigopt": ("tunesmith.backends.sigopt", "SigOptBackend", None, "tunesmith[sigopt]"),
+    "ray": ("tunesmith.backends.ray", "RayBackend", "ray.tune", "tunesmith[ray]"),
 }
 
 
@@ -117,12 +118,25 @@ def backend_class(name: str) -> Callable[..., Backend]:
     raise UnknownBackendError(f"unknown backend {name!r}: one of {', '.join(known_backends())}")
 
 
+def preferred_runner(name: str) -> str | None:
+    """The runner that trials of a backend run in where none is asked for."""
+    return getattr(backend_class(name), "runner", None)
+
+
+def leaves_loop(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether a backend with these options brings a loop of its own, as Ray Tune does with its schedulers."""
+    asked = getattr(backend_class(name), "leaves_loop", None)
+    return asked is not None and bool(asked(options))
+
+
 def check_options(name: str, options: Mapping[str, Any]) -> None:
     """Raise what `backend_class` raises, and SettingError for an option that the backend does not take."""
-    parameters = [*inspect.signature(backend_class(name)).parameters.values()][1:]
-    known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    made = backend_class(name)
+    parameters = [*inspect.signature(made).parameters.values()][1:]
+    takes = getattr(made, "takes", None)
+    known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD] if takes is None else takes(options)
     unknown = [o for o in options if o not in known]
-    if unknown and len(known) == len(parameters):
+    if unknown and (takes is not None or len(known) == len(parameters)):
         near = difflib.get_close_matches(unknown[0], known, n=1)
         raise SettingError(
             f"unknown setting {unknown[0]!r}: backend {name!r} takes {', '.join(known) or 'no options'}"

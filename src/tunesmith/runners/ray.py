@@ -56,7 +56,7 @@ class RayRunner(RemoteRunner):
             raise SettingError(f'workers must be a whole number from 1, or "auto", got {workers!r}')
         wanted = None if resources_per_trial is None else _checked(resources_per_trial)
         pickled = dumps_task(task, bare=bare)
-        ours = _connect()
+        ours = connect()
         try:
             launcher = RayLauncher(pickled, workers=workers, resources=wanted, disconnect=ours)
             super().__init__(launcher, host=ray.util.get_node_ip_address(), trial_timeout=trial_timeout)
@@ -104,7 +104,7 @@ class RayLauncher:
         """Ask Ray for an actor; it comes when there is a place for it."""
         actor = self._actor.remote()
         threads = max(1, int(self._resources.get("CPU", 1)))
-        served = actor.serve.remote(invitation, self._task, threads, [p or "." for p in sys.path], str(Path.cwd()))
+        served = actor.serve.remote(invitation, self._task, threads, module_path(), str(Path.cwd()))
         self._actors[invitation.worker] = actor, served
         served.future().add_done_callback(lambda future: lost(_loss(future.exception())))
 
@@ -154,7 +154,7 @@ class _TrialActor:
             os.chdir(directory)
         counts = {k: v for k, v in Slot((), threads).environment.items() if k != "CUDA_VISIBLE_DEVICES"}  # Ray's to set
         os.environ.update(counts)
-        sys.path += [entry for entry in path if entry not in sys.path and Path(entry).exists()]
+        see_modules(path)
         # Ray's own streams go elsewhere than the descriptors, which are what follows a trial to its file
         sys.stdout = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
@@ -164,7 +164,17 @@ class _TrialActor:
             run_trials(connection, partial(loads, task), threads=threads)
 
 
-def _connect() -> bool:
+def module_path() -> list[str]:
+    """Where the driver looks for modules, by absolute paths."""
+    return [str(Path(entry).absolute()) for entry in sys.path]
+
+
+def see_modules(path: Sequence[str]) -> None:
+    """Let this process import what the driver can, where it lies here too."""
+    sys.path += [entry for entry in path if entry not in sys.path and Path(entry).exists()]
+
+
+def connect() -> bool:
     """Be connected to Ray; whether it was done here."""
     address = os.environ.get("RAY_ADDRESS", "")
     if address.startswith("ray://") or ray.util.client.ray.is_connected():
