@@ -60,7 +60,7 @@ check-newest: .venv/ready-to-test browser
 
 check-oldest: .venv-oldest/ready
 	$(OLD)/python -c 'import transformers; print("transformers", transformers.__version__)'
-	$(OLD)/python -m pytest tests/test_trainer.py tests/test_trainer_workers.py tests/test_trainer_ranks.py tests/test_arguments.py tests/cli/test_run_trainer.py
+	$(OLD)/python -m pytest tests/test_trainer.py tests/test_trainer_resume.py tests/test_trainer_workers.py tests/test_trainer_ranks.py tests/test_arguments.py tests/cli/test_run_trainer.py
 
 # the faults' tests with their full counts; hours
 soak: .venv/ready-to-test

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 import copy
 import gc
-import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 import warnings
 import weakref
-from pathlib import Path
 
 import optuna
 import pytest
@@ -26,7 +18,6 @@ from transformers.trainer_utils import BestRun
 
 import tunesmith
 from tunesmith import Trainer
-from tunesmith.checkpoints import expected_size
 from tunesmith.errors import ModelNotSavedError, SettingError, UserFunctionError
 from tunesmith.trial import TrialState
 
@@ -191,40 +182,6 @@ def test_gradient_checkpointing_and_hooks_are_those_of_the_trial_also_on_a_model
     search(trainer, space, enqueue=enqueue)
     # checkpointing itself sets a hook
     assert seen == [(True, seen[2][1] + 1), (False, 0), (True, seen[2][1])]
-
-
-def test_after_a_timeout_in_the_first_trial_the_model_is_that_trials(tmp_path):
-    class Slow(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            time.sleep(0.02)
-
-    trainer = tiny.make(Trainer, tmp_path, num_train_epochs=500, callbacks=[Slow()])
-    with pytest.warns(UserWarning, match="no trial has completed: 1 paused"):
-        best = search(trainer, timeout=2)
-    assert (best.run_id, best.run_summary.trials[0].state) == ("0", TrialState.PAUSED)
-    loaded = tiny.TinyModel.from_pretrained(best.run_summary.checkpoint(best.run_summary.trials[0]))
-    assert torch.equal(trainer.model.inner.weight.cpu(), loaded.inner.weight)
-
-
-@pytest.mark.parametrize("step", [5, 12])
-def test_a_trial_paused_within_an_epoch_comes_to_the_best_checkpoint_of_an_uninterrupted_one(tmp_path, step):
-    class Interrupt(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == step:
-                os.kill(os.getpid(), signal.SIGINT)
-
-    settings = {"num_train_epochs": 3, "load_best_model_at_end": True}
-    whole = search(tiny.make(Trainer, tmp_path / "whole", **settings), n_trials=1)
-    with pytest.raises(KeyboardInterrupt):
-        search(tiny.make(Trainer, tmp_path / "parts", callbacks=[Interrupt()], **settings), n_trials=1)
-    parts = search(tiny.make(Trainer, tmp_path / "parts", **settings), n_trials=1)
-    expected, found = whole.run_summary.trials[0], parts.run_summary.trials[0]
-    assert (found.value, found.checkpoint) == (expected.value, expected.checkpoint)
-    logged = [
-        [entry["step"] for entry in json.loads((path / "trainer_state.json").read_text())["log_history"]]
-        for path in (tmp_path / "whole/run-0/checkpoint-24", tmp_path / "parts/run-0/checkpoint-24")
-    ]
-    assert logged[0] == logged[1]
 
 
 def test_catch_says_that_every_failure_is_recorded(tmp_path):
@@ -446,33 +403,6 @@ def test_minimizing_a_sum_of_metrics_is_pointed_out(tmp_path):
         search(trainer, n_trials=1)
 
 
-def test_keep_checkpoints_best_leaves_one(tmp_path):
-    trainer = tiny.make(Trainer, tmp_path)
-    best = search(trainer, n_trials=4, keep_checkpoints="best")
-    left = sorted(p.parent.name for p in tmp_path.glob("run-*/checkpoint-*"))
-    assert left == [f"run-{best.run_id}"]
-
-
-def test_a_disk_that_the_search_will_outgrow_is_pointed_out_once(tmp_path):
-    trainer = tiny.make(Trainer, tmp_path)
-    with pytest.warns(UserWarning, match="the checkpoints of this search will need about .* GB more") as warned:
-        search(trainer, n_trials=10**9, timeout=4)
-    assert sum("GB more" in str(w.message) for w in warned) == 1
-
-
-def test_the_disk_is_projected_from_the_model_and_the_save_settings(tmp_path):
-    weights = sum(p.numel() for p in tiny.model_init().parameters()) * 4
-
-    def expected(**settings):
-        return expected_size(tiny.make(Trainer, tmp_path, **settings))
-
-    assert expected(num_train_epochs=3) == 3 * 3 * weights  # weights and two numbers of Adam's for each, three times
-    assert expected(num_train_epochs=3, save_total_limit=1) == 3 * weights
-    assert expected(save_only_model=True) == 2 * weights
-    assert expected(save_strategy="steps", save_steps=4) == 4 * 3 * weights
-    assert expected(save_strategy="no") == 0
-
-
 def test_a_second_search_in_the_same_output_dir_has_a_folder_of_its_own(tmp_path):
     first = search(tiny.make(Trainer, tmp_path), n_trials=1).run_summary
     second = search(tiny.make(Trainer, tmp_path), n_trials=1).run_summary
@@ -519,48 +449,6 @@ def test_bad_settings_are_refused_before_any_training(tmp_path, settings, error,
 def test_upstreams_backend_enum_is_taken(tmp_path):
     best = search(tiny.make(Trainer, tmp_path), backend=transformers.trainer_utils.HPSearchBackend.OPTUNA, n_trials=1)
     assert math.isfinite(best.objective)
-
-
-SCRIPT = """
-import sys, os
-sys.path.insert(0, {tests!r})
-import tiny
-from transformers import TrainerCallback
-from tunesmith import Trainer
-
-class Die(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        if os.environ.get("DIE") and state.trial_name == "run-1" and state.global_step == 20:
-            os.kill(os.getpid(), 9)
-        if state.trial_name == "run-1":
-            print("step", state.global_step, flush=True)
-
-def space(trial):
-    return {{"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True)}}
-
-trainer = tiny.make(Trainer, sys.argv[1], callbacks=[Die()], num_train_epochs=4)
-best = trainer.hyperparameter_search(hp_space=space, n_trials=3, seed=1, progress=False)
-print("best", best.run_id, repr(best.objective), [t.attempt for t in best.run_summary.trials])
-"""
-
-
-def test_a_killed_search_resumes_the_trial_from_its_checkpoint_with_the_same_result(tmp_path):
-    path = tmp_path / "script.py"
-    path.write_text(textwrap.dedent(SCRIPT.format(tests=str(Path(__file__).parent))))
-
-    def run(folder, **env):
-        command = [sys.executable, "-W", "ignore", str(path), str(tmp_path / folder)]
-        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env}, check=False)
-
-    whole = run("whole")
-    assert run("parts", DIE="1").returncode == -9
-    rest = run("parts")
-    assert (
-        next(line for line in rest.stdout.splitlines() if line.startswith("step")) == "step 17"
-    )  # epochs of 8 steps: the last checkpoint was at 16
-    best = rest.stdout.splitlines()[-1]
-    assert best.endswith("[1, 2, 1]")
-    assert best.split()[:3] == whole.stdout.splitlines()[-1].split()[:3]
 
 
 def test_datasets_put_in_place_after_construction_are_used_in_trials(tmp_path):

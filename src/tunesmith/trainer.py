@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -321,11 +322,15 @@ def _in_trial(cls: type, task: TrainerTask) -> type:
                 task.report(metrics)
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
-            super()._save_checkpoint(model, trial)
-            if trial is not None:
-                self.accelerator.wait_for_everyone()  # it is whole when every rank has saved its part
-                step = self.state.global_step
-                task.live.save_checkpoint(str(task.live.directory / f"checkpoint-{step}"), step)
+            if trial is None:
+                super()._save_checkpoint(model, trial)
+                return
+            with _nothing_removed(self.args):  # before the new one is recorded: a kill could leave none to go on from
+                super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # it is whole when every rank has saved its part
+            step = self.state.global_step
+            task.live.save_checkpoint(str(task.live.directory / f"checkpoint-{step}"), step)
+            _remove_old_checkpoints(self, str(task.live.directory))
 
     kind: Any = InTrial
     original = getattr(cls, "_prepare_dataset", None)
@@ -337,6 +342,31 @@ def _in_trial(cls: type, task: TrainerTask) -> type:
         kind._prepare_dataset = prepare  # noqa: SLF001
     kind.__name__, kind.__qualname__, kind.__module__ = cls.__name__, cls.__qualname__, cls.__module__
     return InTrial
+
+
+@contextmanager
+def _nothing_removed(args: Any) -> Iterator[None]:
+    """Let transformers save a checkpoint without removing older ones."""
+    limit, args.save_total_limit = args.save_total_limit, None
+    try:
+        yield
+    finally:
+        args.save_total_limit = limit
+
+
+def _remove_old_checkpoints(trainer: Any, run: str) -> None:
+    """Keep to `save_total_limit`, as transformers does itself at the end of each saving."""
+    if not trainer.args.should_save:
+        return
+    if hasattr(trainer, "_rotate_checkpoints"):  # transformers 4
+        trainer._rotate_checkpoints(use_mtime=True, output_dir=run)  # noqa: SLF001
+        return
+    transformers.trainer.rotate_checkpoints(
+        output_dir=run,
+        save_total_limit=trainer.args.save_total_limit,
+        best_model_checkpoint=trainer.state.best_model_checkpoint,
+        use_mtime=True,
+    )
 
 
 def _without_devices(args: Any) -> Any:
