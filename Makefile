@@ -14,12 +14,12 @@ export WANDB_MODE = offline
 export PYTHONDONTWRITEBYTECODE =
 PIP = -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: demo test soak setup browser lint check-newest check-oldest bench docs dist backends-table clean
+.PHONY: demo test soak setup browser lint check-newest check-oldest check-loggers bench docs dist backends-table clean
 
 demo: setup
 	$(BIN)/python examples/demo.py
 
-test: lint check-newest check-oldest
+test: lint check-newest check-oldest check-loggers
 
 setup: .venv/ready
 
@@ -36,12 +36,23 @@ setup: .venv/ready
 	$(BIN)/python $(PIP) --no-deps sigoptlite libsigopt sweeps  # their metadata ask for NumPy 1
 	touch $@
 
-# the second environment shares torch and all other packages with the first, and has its own transformers
+# further environments share torch and all other packages with the first
+define sharing
+	$(PYTHON) -m venv $(1)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"), "$(CURDIR)/src", sep="\n")' > $(1)/shared.txt
+	cp $(1)/shared.txt "$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+endef
+
+# the second has its own transformers
 .venv-oldest/ready: .venv/ready-to-test
-	$(PYTHON) -m venv .venv-oldest
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"), "$(CURDIR)/src", sep="\n")' > .venv-oldest/shared.txt
-	cp .venv-oldest/shared.txt "$$($(OLD)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+	$(call sharing,.venv-oldest)
 	$(OLD)/python $(PIP) $(OLDEST) 'datasets<5'  # later ones need what transformers 4 does not bear
+	touch $@
+
+# the third has loggers that would report for every Trainer where they are installed
+.venv-loggers/ready: .venv/ready-to-test
+	$(call sharing,.venv-loggers)
+	.venv-loggers/bin/python $(PIP) mlflow-skinny trackio
 	touch $@
 
 # the report's test wants Chromium: installed where that is possible without asking, else the test says that it is skipped
@@ -61,6 +72,9 @@ check-newest: .venv/ready-to-test browser
 check-oldest: .venv-oldest/ready
 	$(OLD)/python -c 'import transformers; print("transformers", transformers.__version__)'
 	$(OLD)/python -m pytest tests/test_trainer.py tests/test_trainer_resume.py tests/test_trainer_workers.py tests/test_trainer_ranks.py tests/test_arguments.py tests/cli/test_run_trainer.py
+
+check-loggers: .venv-loggers/ready
+	.venv-loggers/bin/python -m pytest tests/test_loggers.py
 
 # the faults' tests with their full counts; hours
 soak: .venv/ready-to-test
@@ -96,4 +110,4 @@ backends-table: .venv/ready-to-test
 	$(BIN)/python tests/backends/table.py
 
 clean:
-	rm -rf .venv .venv-oldest .venv-docs .venv-empty dist docs-site demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-oldest .venv-loggers .venv-docs .venv-empty dist docs-site demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
