@@ -121,6 +121,8 @@ def _told(why: Mapping[str, Any], to_losses: Sequence[float]) -> dict[str, Any]:
 
 def _sentence(why: Mapping[str, Any]) -> str:
     """Why, in words and numbers."""
+    if why["how"] == "empty":  # no parameter is known before the first trial of a space that is defined by run
+        return "as given, or the middle of each range"
     if why["how"] == "start":
         return "a first look at the space"
     if why["how"] == "transfer":

@@ -21,7 +21,8 @@ from tunesmith.errors import ServiceError, SettingError
 OUTAGE = 5.0  # seconds that lost networks may add to a start of a study, in all
 STARTING = 60.0  # seconds to reach W&B when a new study begins
 PATIENCE = 20.0  # seconds for one answer of a server that can be reached
-_ANSWER = 1.5  # seconds after which a server that says nothing counts as lost
+_ANSWER = 1.5  # seconds after which a server that says nothing has missed a beat
+_MISSED = 2  # so many in a row, and it counts as lost: a busy machine misses one now and then
 _BEAT = 0.3  # seconds between looks
 _EMPTY = 10.0  # seconds to wait for a sweep that is running and has no run for us now
 _ENDED = ("FINISHED", "STOPPED", "CANCELED", "CANCELLED")
@@ -54,9 +55,11 @@ class Pulse:
                 self._wanted.clear()
 
     def _watch(self) -> None:
+        missed = 0
         while True:
             self._wanted.wait()
-            self.down = not self._answers()
+            missed = 0 if self._answers() else missed + 1
+            self.down = missed >= _MISSED
             if not self.down:
                 self._wanted.clear()
             time.sleep(_BEAT)

@@ -52,11 +52,13 @@ def trial_table(
     shown = telling_parameters(trials)[:columns] if names is None else list(names)
     rows = [[*values, _cut(text, note)] for *values, text in (cells(t, shown, best) for t in trials)]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings(shown):
+    *values, last = headings(shown)
+    for heading in values:
         table.add_column(Text(plain(heading)), overflow="ellipsis", no_wrap=True)
+    table.add_column(Text(plain(last)), overflow="ellipsis")  # may wrap, so that it gives way first; its cells do not
     for t, row in zip(trials, rows, strict=True):
         style = "bold green" if t.number in best else _STYLES.get(t.state)
-        table.add_row(*(Text(cell) for cell in row), style=style)
+        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row), style=style)
     return table
 
 
