@@ -10,15 +10,14 @@ the mean end of TPE without pruning on the same problem (median over runs; none:
 """
 
 import argparse
-import importlib
 import json
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import optuna
+from search_quality import problems
 
 from tunesmith.backends import Setting
 from tunesmith.backends.engine import EngineBackend
@@ -34,14 +33,6 @@ WAYS = {
     "tpe+median": lambda setting: OptunaBackend(setting, pruner=optuna.pruners.MedianPruner()),
     "tpe+hyperband": lambda setting: OptunaBackend(setting, pruner=optuna.pruners.HyperbandPruner(4, 100)),
 }
-
-
-def problems(folder):
-    """The module that makes the problems, or an exit that says how to name its folder."""
-    if folder is None or not (folder / "tasks.py").exists():
-        sys.exit(f"the problems' folder must hold tasks.py, got {folder}; name it by --bench or TUNESMITH_BENCH")
-    sys.path.insert(0, str(folder))
-    return importlib.import_module("tasks")
 
 
 def search(way, task, seed):

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+from search_quality import problems
 
 from tunesmith.dimensions import dimensions
 from tunesmith.engine.encoding import Cube
@@ -80,14 +81,6 @@ def on_front(losses):
         block = keep[(keep >= start) & (keep < start + 500)]
         keep = np.setdiff1d(keep, block[~nondominated(losses[block])])
     return keep[nondominated(losses[keep])]
-
-
-def problems(folder):
-    """The module that makes the problems, or an exit that says how to name its folder."""
-    if folder is None or not (folder / "tasks.py").exists():
-        sys.exit(f"the problems' folder must hold tasks.py, got {folder}; name it by --bench or TUNESMITH_BENCH")
-    sys.path.insert(0, str(folder))
-    return importlib.import_module("tasks")
 
 
 def search(sampler, problem, trials, reference):

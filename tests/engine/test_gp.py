@@ -63,14 +63,13 @@ def test_log_improvement_stays_finite_and_ordered_far_out() -> None:
     assert values == sorted(values, reverse=True)
 
 
-@pytest.mark.parametrize("warping", [warp.half_rank, warp.log_gap, warp.power])
-def test_warping_keeps_the_order_and_standardises(warping) -> None:
+def test_warping_keeps_the_order_and_standardises() -> None:
     y = np.random.default_rng(1).lognormal(0, 3, 40)
-    warped = warping(y)
+    warped = warp.half_rank(y)
     assert (np.argsort(warped) == np.argsort(y)).all()
     assert warped.mean() == pytest.approx(0, abs=1e-9)
     assert warped.std() == pytest.approx(1)
-    assert np.isfinite(warping(np.ones(5))).all()
+    assert np.isfinite(warp.half_rank(np.ones(5))).all()
 
 
 def test_a_process_that_believes_its_mean_keeps_it_and_is_sure_there() -> None:

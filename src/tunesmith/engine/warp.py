@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 from scipy.special import ndtri
-from scipy.stats import rankdata, yeojohnson
+from scipy.stats import rankdata
 
 from tunesmith.engine.encoding import Array
 
@@ -46,15 +46,3 @@ def unwarp(warped: Array, y: Array) -> Array:
     best, other = order[0], order[(len(y) - 1) // 2]  # the better half is linear: so is what is below it
     slope = (y[other] - y[best]) / max(to[other] - to[best], _TINY)
     return np.asarray(found + np.minimum(warped - to[best], 0.0) * slope)
-
-
-def log_gap(y: Array) -> Array:
-    """The logarithm of the gap to the best, offset by a tenth of the median gap: resolves what is near the best."""
-    gap = y - y.min()
-    return standard(np.log(gap + 0.1 * float(np.median(gap)) + 1e-12))
-
-
-def power(y: Array) -> Array:
-    """Yeo and Johnson's power transformation (Biometrika 2000) with its most likely exponent."""
-    z = standard(y)
-    return standard(yeojohnson(z)[0]) if np.ptp(z) > 0 else z
