@@ -11,11 +11,11 @@ import argparse
 import importlib
 import math
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import optuna
+from search_quality import problems
 
 POINTS = (10, 20, 40)
 MEMORY, RATE = 512 * 1024 * 5 * 0.03, 0.01
@@ -53,11 +53,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("samplers", nargs="+", help="module:callable, called with seed=...")
     args = parser.parse_args()
-    folder = None if args.bench is None else Path(args.bench)
-    if folder is None or not (folder / "tasks.py").exists():
-        sys.exit(f"the problems' folder must hold tasks.py, got {folder}; name it by --bench or TUNESMITH_BENCH")
-    sys.path.insert(0, str(folder))
-    tasks = importlib.import_module("tasks")
+    tasks = problems(None if args.bench is None else Path(args.bench))
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     print("| boundary | sampler |", *(f"failures @{p} | regret @{p} |" for p in POINTS))
     print("|---|---|", *("---|---|" for _ in POINTS))
