@@ -40,29 +40,32 @@ OWN = {
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory):
     """The services on loopback, and the environment in which their clients find them."""
-    started, before = [], dict(os.environ)
-    for name in [n for n in os.environ if n.startswith(("WANDB_", "SIGOPT_"))]:
-        del os.environ[name]
-    os.environ["NO_PROXY"] = "127.0.0.1"
-    if "wandb" in BACKENDS and not missing("wandb"):
-        from wandb_server import WandbServer
+    started = []
+    with pytest.MonkeyPatch.context() as patch:  # sets back no more than this, for Ray keeps settings there too
+        for name in [n for n in os.environ if n.startswith(("WANDB_", "SIGOPT_"))]:
+            patch.delenv(name)
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        if "wandb" in BACKENDS and not missing("wandb"):
+            from wandb_server import WandbServer
 
-        started.append(WandbServer())
-        os.environ.update(started[-1].environment(tmp_path_factory.mktemp("home")))
-    if "sigopt" in BACKENDS and not missing("sigopt"):
-        from sigopt_server import TOKEN, SigOptServer
+            started.append(WandbServer())
+            for name, value in started[-1].environment(tmp_path_factory.mktemp("home")).items():
+                patch.setenv(name, value)
+        if "sigopt" in BACKENDS and not missing("sigopt"):
+            from sigopt_server import TOKEN, SigOptServer
 
-        started.append(SigOptServer())
-        os.environ.update({"SIGOPT_API_URL": started[-1].url, "SIGOPT_API_TOKEN": TOKEN})
-    if "ray" in BACKENDS and not missing("ray"):  # one for all rows; those that run a script start their own
-        import ray
+            started.append(SigOptServer())
+            patch.setenv("SIGOPT_API_URL", started[-1].url)
+            patch.setenv("SIGOPT_API_TOKEN", TOKEN)
+        if "ray" in BACKENDS and not missing("ray"):  # one for all rows; those that run a script start their own
+            import ray
 
-        ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    yield
-    if "ray" in sys.modules:
-        sys.modules["ray"].shutdown()
-    os.environ.clear()
-    os.environ.update(before)
+            ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        yield
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
+        if "wandb" in sys.modules:
+            sys.modules["wandb"].teardown()  # it keeps the settings that it has read first
     for server in started:
         server.stop()
         assert server.unknown == []
@@ -154,7 +157,8 @@ def test_resume_after_kill_with_a_total_budget(backend, tmp_path):
     done = subprocess.run(command, env=apart, timeout=200, check=False, capture_output=True)
     assert done.returncode == 0, done.stderr
     trials = tunesmith.load_study(tmp_path / backend).trials
-    assert [(t.state, t.attempt) for t in trials] == [(TrialState.COMPLETE, n) for n in (1, 2, 1)]
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 3
+    assert trials[1].attempt == 2  # where Ray has places for more, the next one was under way too
 
 
 def test_initial_points(backend, tmp_path):
