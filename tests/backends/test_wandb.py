@@ -20,7 +20,7 @@ from tunesmith.study import load_study
 from tunesmith.testing.backends import BackendContract, TwoObjectives
 from tunesmith.trial import TrialState
 
-wandb = pytest.importorskip("wandb", reason="W&B's client is not installed")
+pytest.importorskip("wandb", reason="W&B's client is not installed")
 pytest.importorskip("sweeps", reason="W&B's search code, which the server uses, is not installed")
 
 from wandb_server import WandbServer
@@ -31,7 +31,7 @@ from tunesmith.backends.wandb import WandbBackend
 @pytest.fixture(scope="module", autouse=True)
 def _leave_the_client_as_it_was():
     yield
-    wandb.teardown()  # it keeps the settings that it has read first
+    sys.modules["wandb"].teardown()  # it keeps the settings that it has read first
 
 
 @pytest.fixture(autouse=True)
