@@ -1,18 +1,48 @@
-"""Chromium for tests: the system's; installed where CI runs as root on Debian; else the test is skipped, never in CI."""
+"""Chromium for tests: the system's, driven by Playwright; installed where CI runs as root on Debian.
+
+Without it the tests are skipped, never in CI. Tests wait for what they want to see, as long as a loaded machine takes.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-quic", "--disable-dev-shm-usage",
-)  # fmt: skip
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+PATIENCE = 120_000  # milliseconds
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A browser without windows."""
+    found = executable()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=list(FLAGS), timeout=PATIENCE)
+        yield browser
+        browser.close()
+
+
+def opened(browser: Browser, where: str | Path, **settings) -> Page:
+    """A page in a profile of its own, once its script has drawn everything; what goes wrong in it fails the test."""
+    context: BrowserContext = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **settings})
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    page.wrong = []
+    page.asked = []
+    page.on("pageerror", lambda error: page.wrong.append(str(error)))
+    page.on("console", lambda said: page.wrong.append(said.text) if said.type == "error" else None)
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.goto(where.as_uri() if isinstance(where, Path) else where)
+    page.wait_for_selector("html[data-ready=true]", state="attached")
+    return page
 
 
 def executable() -> str:
@@ -30,10 +60,3 @@ def executable() -> str:
 
 def _found() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
-
-
-def dom(url: str, profile: os.PathLike[str], *, live: bool = False) -> str:
-    """The page's HTML after its scripts have run; a live page never ends to load: it gets some seconds."""
-    wait = "--timeout=5000" if live else "--virtual-time-budget=5000"
-    command = [executable(), *FLAGS, f"--user-data-dir={profile}", wait, "--dump-dom", url]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout

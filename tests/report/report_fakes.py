@@ -11,6 +11,19 @@ from tunesmith.record import StudyInfo
 from tunesmith.study import Study
 from tunesmith.trial import Report, Trial, TrialState
 
+EVIL = [
+    "<script>document.title = 'owned'</script>",
+    '"><img src=/leak1 onerror="document.title = \'owned\'">',
+    "</script><script src=/leak2></script>",
+    "</style><style>@import url(/leak3);</style>",
+    "<!--<script>",
+    "<svg onload=document.title='owned'>",
+    "javascript:document.title='owned'",
+    "&lt;b&gt; \u2028 \u2029 ]]> ${document.title='owned'} `",
+    "__proto__",
+    "\ud800 \x00 \x1b[31m",
+]
+
 
 def trial(number, state=TrialState.COMPLETE, **changes):
     settings = {
@@ -43,3 +56,23 @@ class WithBest(Study):
     @property
     def best_trials(self):
         return self._best
+
+
+def hostile():
+    failed = [
+        trial(k, TrialState.FAILED, reason=f"error: {e}", detail=e, params={e: e, "n": k}, distributions={})
+        for k, e in enumerate(EVIL)
+    ]
+    done = [trial(k + 20, params={e: e}, distributions={}, checkpoint=e) for k, e in enumerate(EVIL)]
+    pruned = [trial(k + 40, TrialState.PRUNED, reason=e) for k, e in enumerate(EVIL)]
+    return study([*failed, *done, *pruned], name=EVIL[0])
+
+
+def modelled(n=40):
+    """A study in which x matters and y does not."""
+    space = {"x": FloatDistribution(0, 1), "y": FloatDistribution(1e-4, 1, log=True)}
+    trials = []
+    for k in range(n):
+        params = {"x": (k * 0.618) % 1, "y": 10 ** (-4 * ((k * 0.414) % 1))}
+        trials.append(trial(k, params=params, distributions=space, values=((params["x"] - 0.3) ** 2,)))
+    return study(trials)

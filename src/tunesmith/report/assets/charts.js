@@ -7,6 +7,7 @@ function chart(parent, title, axes, groups, { height = 230, crosses = [], under 
     .map((g) => ({ ...g, points: g.points.filter(([x, y]) => finite(x) && finite(y) && (!axes.logX || x > 0)) }))
     .filter((g) => g.points.length);
   if (!shown.length) return;
+  const beyond = axes.direction ? heldBack(shown, axes.direction) : 0;
   const caption = make("figcaption", {}, title);
   for (const g of shown.filter((g) => g.label)) {
     const spot = make("i");
@@ -14,6 +15,7 @@ function chart(parent, title, axes, groups, { height = 230, crosses = [], under 
     caption.append(make("span", {}, spot, g.label));
   }
   if (crosses.length) caption.append(make("span", {}, "\u00d7 failed"));
+  if (beyond) caption.append(make("span", {}, `${beyond} beyond the edge`));
   const tip = make("div", { className: "tip", hidden: true });
   const place = make("div", { className: "plot", role: "img", "aria-label": `${title}: ${axes.y} against ${axes.x}` });
   parent.append(make("figure", {}, caption, place));
@@ -33,6 +35,17 @@ function chart(parent, title, axes, groups, { height = 230, crosses = [], under 
   watch.observe(place);
   paint.end = () => { watch.disconnect(); plot?.destroy(); };
   drawings.push(paint);
+}
+
+// values far worse than most would leave the others no room: they are held at the edge; how many they are
+function heldBack(groups, direction) {
+  const sign = direction === "minimize" ? 1 : -1;
+  const losses = groups.flatMap((g) => g.points.map((p) => sign * p[1])).sort((a, b) => a - b);
+  const usual = losses[Math.floor(0.75 * (losses.length - 1))];
+  const limit = usual + 4 * (usual - losses[0]);
+  if (losses.length < 8 || limit === losses[0] || losses[losses.length - 1] <= limit) return 0;
+  for (const g of groups) g.points = g.points.map(([x, y, ...rest]) => [x, sign * Math.min(sign * y, limit), ...rest]);
+  return losses.filter((v) => v > limit).length;
 }
 
 // uPlot wants one sorted x for all series, with gaps where a series has no point

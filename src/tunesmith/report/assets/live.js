@@ -65,6 +65,18 @@ function actions(study, data) {
     button("Note on trial", () => ask("note", { trial: Number(trial.value), text: text.value })), said));
 }
 
+// on paper: light, as wide as a page, everything unfolded
+let unfolded = [];
+function paper(on) {
+  if (on === document.documentElement.classList.contains("paper")) return;
+  document.documentElement.classList.toggle("paper", on);
+  if (on) unfolded = [...main.querySelectorAll("details:not([open])")];
+  for (const d of unfolded) d.open = on;
+  drawings.forEach((d) => d());
+}
+
+addEventListener("beforeprint", () => paper(true));
+addEventListener("afterprint", () => paper(false));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawings.forEach((d) => d()));
 render(JSON.parse(document.getElementById("study").textContent), (rest) => setTimeout(() => {
   rest();

@@ -36,13 +36,13 @@ function header(study) {
     if (trials.length) main.append(make("p", {}, "No trial has completed."));
     return;
   }
-  const top = trials.find((t) => t.number === study.best[0]);
+  const first = trials.find((t) => t.number === study.best[0]);
   const many = study.best.length > 1;
-  main.append(make("div", { className: "best" },
+  main.append(make("div", { className: "top" },
     make("div", {},
       make("span", { className: "soft", textContent: many ? `One of ${study.best.length} in the Pareto set` : "Best" }),
-      make("b", { textContent: top.values.map(show).join(", ") }),
-      make("div", {}, `trial ${top.number}`),
+      make("b", { textContent: first.values.map(show).join(", ") }),
+      make("div", {}, `trial ${first.number}`),
       ...margins(study).map((text) => make("div", { className: "soft", textContent: text })),
       study.checkpoint ? make("div", { className: "soft" }, `checkpoint ${study.checkpoint}`) : null),
     pasted(study.settings)));
@@ -94,7 +94,7 @@ function progressOverTrials(study) {
       record = Math.min(record, sign * t.values[k]);
       return [t.number, sign * record, t.number, `best so far: ${show(sign * record)}`];
     });
-    chart(grid, `${objectives[k]}, ${direction}`, { x: "trial", y: objectives[k], whole: true }, [
+    chart(grid, `${objectives[k]}, ${direction}`, { x: "trial", y: objectives[k], whole: true, direction }, [
       { label: "stopped early", color: "stop", dot: 6, hollow: true,
         points: without.filter((t) => t.state === "pruned").map(reported) },
       { label: "not finished", color: "soft", dot: 6, hollow: true,
@@ -128,7 +128,7 @@ function parameters(study) {
       : t.params[k] + (((t.number * 0.618) % 1) - 0.5) * 0.36); // apart, so that each is seen
     const point = (t) => [x(t), t.values[0], t.number, `${study.describe(t)}\n${parameter.name} = ${study.setting(t, k)}`];
     const axes = { x: parameter.log ? `${parameter.name} (log)` : parameter.name, y: study.objectives[0],
-      logX: parameter.log, choices: parameter.numeric ? null : parameter.choices };
+      logX: parameter.log, choices: parameter.numeric ? null : parameter.choices, direction: study.directions[0] };
     const curve = parameter.numeric ? study.model?.curves[parameter.name] : null;
     chart(grid, parameter.name, axes, [
       { color: "mark", dot: 5, points: having.filter((t) => !study.isBest(t)).map(point) },
@@ -167,7 +167,7 @@ function curves(study) {
     color: c.state === "failed" ? "bad" : "stop", dot: 7, points: group(c, {}).points.slice(-1),
   }));
   const x = byShare ? "% of training" : "step";
-  chart(grid, study.objectives[0], { x, y: study.objectives[0] }, [...ordered.map((c) => group(c, look(c))), ...ends], { height: 340 });
+  chart(grid, study.objectives[0], { x, y: study.objectives[0], direction: study.directions[0] }, [...ordered.map((c) => group(c, look(c))), ...ends], { height: 340 });
   const note = of > shown.length ? make("p", { className: "lead" }, `${shown.length} of ${of}: the best and the newest`) : null;
   const stopped = shown.filter((c) => c.state === "pruned" || c.state === "failed");
   const list = stopped.length ? make("details", {},

@@ -9,7 +9,7 @@ function trialTable(study) {
     ...study.objectives.map((name, k) => ({ name, of: (t) => (t.values ? t.values[k] : null) })),
     ...study.parameters.map((p, k) => ({ name: p.name, of: (t) => t.params[k], text: (t) => study.setting(t, k) })),
     { name: "time", of: (t) => t.seconds, text: (t) => duration(t.seconds) },
-    { name: "reason", of: (t) => t.reason, wide: true },
+    { name: "why it ended, or was tried", of: (t) => t.reason, wide: true },
   ];
   if (Object.keys(study.notes).length) columns.push({ name: "note", of: (t) => study.notes[t.number] ?? null, wide: true });
   const body = make("tbody");
