@@ -210,7 +210,7 @@ def test_a_dataset_that_cannot_be_pickled_is_named(tmp_path):
         ({"workers": 0}, "workers must be a whole number from 1"),
         ({"n_jobs": 4}, "n_jobs means workers, got workers=2 and n_jobs=4"),
         ({"trial_timeout": 0}, "trial_timeout must be above 0"),
-        ({"gpus_per_trial": 2}, "gpus_per_trial must be at most 1"),
+        ({"gpus_per_trial": 2}, "gpus_per_trial must be 0 or None without a GPU, got 2"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_any_training(tmp_path, settings, message):
@@ -257,3 +257,64 @@ def test_sigterm_pauses_the_trials_in_workers_with_checkpoints_and_they_go_on_fr
     assert trainer.evaluate()["eval_loss"] == pytest.approx(best.objective, rel=1e-6)
     for path in steps:
         assert [int(s) for s in path.read_text().split()] == list(range(1, 25))  # no step is left out, or done twice
+
+
+def test_ranks_without_gpus_must_be_meant_to_train_on_the_cpu(tmp_path):
+    with pytest.raises(SettingError, match=r"a Trainer on 2 ranks without a GPU needs .*use_cpu=True"):
+        search(tiny.make(Trainer, tmp_path, use_cpu=False), ranks_per_trial=2, gpus_per_trial=0)
+
+
+class OneRankGoesWrong(TrainerCallback):
+    """Notes each step of each rank, and goes wrong on rank 1 in some trials."""
+
+    def __init__(self, directory):
+        self.directory = directory
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        rank = args.process_index
+        with (self.directory / f"steps-of-rank-{rank}").open("a") as file:
+            file.write(f"{state.trial_name} {state.global_step} {args.world_size} {args.train_batch_size}\n")
+        killed = self.directory / "killed"
+        if rank == 1 and state.trial_name == "run-2" and state.global_step == 2:
+            raise ValueError("on one rank only")
+        if rank == 1 and state.trial_name == "run-3" and state.global_step == 6 and not killed.exists():
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def suggested(trial=None):
+    hidden = 8 if trial is None else trial.suggest_categorical("hidden", [4, 16])
+    return tiny.TinyModel(tiny.TinyConfig(hidden=hidden))
+
+
+class PruneSecond(optuna.pruners.BasePruner):
+    def prune(self, study, trial):
+        return trial.number == 1
+
+
+def test_a_trial_of_two_ranks_trains_as_under_torchrun_whatever_happens_to_one_of_them(tmp_path):
+    trainer = tiny.make(Trainer, tmp_path, init=suggested, callbacks=[OneRankGoesWrong(tmp_path)])
+    best = search(
+        trainer,
+        n_trials=5,
+        workers=1,
+        ranks_per_trial=2,
+        backend="optuna",
+        sampler=optuna.samplers.RandomSampler(seed=0),
+        pruner=PruneSecond(),
+        max_failures=9,
+    )
+    trials = best.run_summary.trials
+    assert [t.state.value for t in trials] == ["COMPLETE", "PRUNED", "FAILED", "COMPLETE", "COMPLETE"]
+    assert [t.attempt for t in trials] == [1, 1, 1, 2, 1]
+    assert trials[2].reason == "error: ValueError: on one rank only (on rank 1 of 2)"
+    assert trials[3].attrs["failures"][0].startswith("lost: rank 1 of 2 was killed by SIGKILL")
+    steps = [(tmp_path / f"steps-of-rank-{rank}").read_text().splitlines() for rank in range(2)]
+    assert [s for s in steps[0] if s.startswith(("run-0", "run-1", "run-4"))] == [
+        f"run-{run} {step} 2 16" for run, last in ((0, 8), (1, 4), (4, 8)) for step in range(1, last + 1)
+    ]  # two epochs of 128 examples, 16 on each of two ranks
+    resumed = [int(s.split()[1]) for s in steps[1] if s.startswith("run-3")]
+    assert resumed == [1, 2, 3, 4, 5, 6, 5, 6, 7, 8]  # the checkpoint was at 4
+    assert trainer.args.world_size == 1
+    assert best.objective == min(t.value for t in trials if t.value is not None)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(best.objective, rel=1e-6)

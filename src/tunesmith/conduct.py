@@ -108,6 +108,10 @@ def conduct(plan: Plan, runner: Runner | OwnLoop, *, prepare: Callable[[Study], 
                 "join=True lends workers to the process that drives a study, so it must come with workers=1 or more, and "
                 "without resume=False, which starts a study of its own"
             )
+        if plan.join and isinstance(runner, WorkersRunner) and runner.ranks > 1:
+            raise SettingError(
+                f"join=True lends workers of one process each, got {runner.ranks} ranks per trial; leave join out"
+            )
         study, notice = open_study(
             plan.directory,
             name=plan.name,
@@ -221,6 +225,7 @@ def search(
     workers: int | Literal["auto"] | None = None,
     threads_per_trial: int | None = None,
     gpus_per_trial: float | None = None,
+    ranks_per_trial: int | None = None,
     trial_timeout: float | None = None,
     runner: str | None = None,
     resources_per_trial: Mapping[str, float] | None = None,
@@ -242,7 +247,8 @@ def search(
 
     `workers` runs trials in so many processes ("auto": one per GPU, else per `threads_per_trial` cores, default 1),
     each with `gpus_per_trial` (a share, or several); a trial that runs longer than `trial_timeout` seconds is ended
-    there. None (default): in this process, one at a time. With `runner="ray"` the workers are Ray actors, each with
+    there. A trial with several GPUs, or with `ranks_per_trial`, runs on so many ranks: processes that each call the
+    objective with the environment that torchrun would give them. None (default): in this process, one at a time. With `runner="ray"` the workers are Ray actors, each with
     `resources_per_trial` ({"cpu": 1, "gpu": 0.5}); None: as many as the cluster holds. `join`
     lets several starts of the same script share a study: the first drives it, the others lend it their workers, and return
     the same study.
@@ -280,18 +286,23 @@ def search(
         _check_enqueued(enqueue, static)
     ranks = Ranks.here()
     if ranks is not None:
-        if workers is not None or runner is not None:
-            raise SettingError(
-                f"workers and runner must be None under torchrun, got {workers!r} and {runner!r}: a trial runs on all "
-                f"{ranks.group.size} ranks; start the script without torchrun to have workers"
-            )
+        check_launched(
+            ranks.group.size,
+            workers=workers,
+            threads_per_trial=threads_per_trial,
+            gpus_per_trial=gpus_per_trial,
+            ranks_per_trial=ranks_per_trial,
+            runner=runner,
+        )
         if leaves_loop(backend, options):
             raise SettingError(
                 "Ray Tune starts its own workers, got a script under torchrun; start it without torchrun"
             )
         return ranks.run(task, lambda place: conduct(plan, place), trial_timeout=trial_timeout)
     where = runner or preferred_runner(backend)
-    places = Places(workers, threads_per_trial, gpus_per_trial, trial_timeout, where, resources_per_trial)
+    places = Places(
+        workers, threads_per_trial, gpus_per_trial, trial_timeout, where, resources_per_trial, ranks_per_trial
+    )
     if leaves_loop(backend, options):
         from tunesmith.tune_loop import TunePlace  # noqa: PLC0415  an optional package
 
@@ -299,6 +310,16 @@ def search(
         count = None if workers == "auto" else workers
         return conduct(plan, TunePlace(task, static, workers=count, resources=resources_per_trial))
     return conduct(plan, places.make(task))
+
+
+def check_launched(ranks: int, **given: Any) -> None:
+    """Raise SettingError for settings of workers in a script that torchrun has started."""
+    for name, value in given.items():
+        if value is not None:
+            raise SettingError(
+                f"{name} must be None under torchrun, got {value!r}: a trial runs on all {ranks} ranks; start the script "
+                "without torchrun to have workers"
+            )
 
 
 def _check_left(plan: Plan, places: Places) -> None:

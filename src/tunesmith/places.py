@@ -10,6 +10,7 @@ from typing import Any, Literal
 from tunesmith.errors import SettingError, UnknownBackendError
 from tunesmith.runners import Runner, Task
 from tunesmith.runners.inline import InlineRunner
+from tunesmith.runners.slots import ranks_of
 from tunesmith.runners.workers import WorkersRunner
 
 RUNNERS = ("inline", "workers", "ray")
@@ -20,8 +21,9 @@ PLUGINS = "tunesmith.runners"  # the entry points of runners that other packages
 class Places:
     """Where trials run, as the arguments of a search say it; checked, so that no bad input costs a trial.
 
-    `runner` None is "workers" where `workers` are given, else "inline": in this process, one at a time. A runner of a
-    plugin is called as `cls(task, **arguments)`, with those of the arguments that were given.
+    `runner` None is "workers" where `workers` are given, or a trial is to have several GPUs or ranks; else "inline": in
+    this process, one at a time. `ranks_per_trial` None is one for each of several GPUs. A runner of a plugin is called
+    as `cls(task, **arguments)`, with those of the arguments that were given.
     """
 
     workers: int | Literal["auto"] | None = None
@@ -30,6 +32,7 @@ class Places:
     trial_timeout: float | None = None
     runner: str | None = None
     resources_per_trial: Mapping[str, float] | None = None
+    ranks_per_trial: int | None = None
 
     def __post_init__(self) -> None:
         if self.name not in RUNNERS:
@@ -37,7 +40,7 @@ class Places:
             return
         allowed = {
             "inline": (),
-            "workers": ("workers", "threads_per_trial", "gpus_per_trial", "trial_timeout"),
+            "workers": ("workers", "threads_per_trial", "gpus_per_trial", "ranks_per_trial", "trial_timeout"),
             "ray": ("workers", "resources_per_trial", "trial_timeout"),
         }[self.name]
         given = [n for n in self._given() if n not in allowed]
@@ -46,7 +49,7 @@ class Places:
         if self.name == "inline":
             hint = "a trial in this process has all that the process has, and cannot be ended; pass workers=1 or more"
         elif self.name == "ray":
-            hint = 'say it as resources_per_trial={"cpu": ..., "gpu": ...}'
+            hint = 'say it as resources_per_trial={"cpu": ..., "gpu": ...}; a trial is one process there'
         else:
             hint = 'say it as threads_per_trial and gpus_per_trial, or pass runner="ray"'
         raise SettingError(f'{" and ".join(given)} cannot be with runner "{self.name}": {hint}')
@@ -54,7 +57,13 @@ class Places:
     @property
     def name(self) -> str:
         """The name of the runner."""
-        return self.runner or ("inline" if self.workers is None else "workers")
+        apart = self.workers is not None or self.ranks_per_trial is not None or self.ranks != 1
+        return self.runner or ("workers" if apart else "inline")
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks a trial has."""
+        return ranks_of(self.gpus_per_trial, self.ranks_per_trial)
 
     def make(self, task: Task, *, preload: Sequence[str] = (), bare: Sequence[object] = ()) -> Runner:
         """The runner of a task; `preload` and `bare` are as in `WorkersRunner`.
@@ -82,8 +91,9 @@ class Places:
             workers=workers,
             threads_per_trial=1 if self.threads_per_trial is None else self.threads_per_trial,
             gpus_per_trial=self.gpus_per_trial,
+            ranks_per_trial=self.ranks,
             trial_timeout=self.trial_timeout,
-            preload=preload,
+            preload=preload or (("torch",) if self.ranks != 1 else ()),
             bare=bare,
         )
 

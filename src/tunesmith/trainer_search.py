@@ -16,7 +16,7 @@ from transformers.trainer_utils import BestRun, HPSearchBackend
 
 from tunesmith import arguments, checkpoints
 from tunesmith.backends import leaves_loop, preferred_runner
-from tunesmith.conduct import Plan, as_directions, conduct
+from tunesmith.conduct import Plan, as_directions, check_launched, conduct
 from tunesmith.constraints import Constraints, Function
 from tunesmith.errors import SettingError
 from tunesmith.hp_space import Probe, as_space_function, default_space
@@ -27,6 +27,7 @@ from tunesmith.places import Places
 from tunesmith.recipe import Recording, old_objects_aside
 from tunesmith.runners import Runner
 from tunesmith.runners.ranks import Ranks
+from tunesmith.runners.slots import visible_gpus
 from tunesmith.study import Resume, Study
 from tunesmith.trainer import TrainerTask
 from tunesmith.trial import Trial, contains, signs
@@ -89,6 +90,7 @@ def hyperparameter_search(
     workers: int | Literal["auto"] | None = None,
     threads_per_trial: int | None = None,
     gpus_per_trial: float | None = None,
+    ranks_per_trial: int | None = None,
     trial_timeout: float | None = None,
     runner: str | None = None,
     resources_per_trial: Mapping[str, float] | None = None,
@@ -128,7 +130,9 @@ def hyperparameter_search(
         workers: run trials in so many processes; "auto": one per GPU, else per `threads_per_trial` cores. None: in
             this process, one at a time.
         threads_per_trial: CPU threads of each worker, default 1.
-        gpus_per_trial: a share of a GPU for each worker, or 0; default: one, shared evenly when workers are more.
+        gpus_per_trial: a share of a GPU for each worker, or 0; default: one, shared evenly when workers are more. Several:
+            a trial runs on as many ranks, a GPU each, as under torchrun.
+        ranks_per_trial: the ranks of each trial; with gpus_per_trial=0, or without GPUs, they train on the CPU.
         join: several starts of the same script share the study: the first drives it, the others lend it their workers.
         trial_timeout: seconds after which a trial of a worker, or on several ranks, is ended as failed.
         runner: "ray" runs the workers as Ray actors, each with `resources_per_trial`.
@@ -152,8 +156,23 @@ def hyperparameter_search(
         )
     if runner is None and alone:
         runner = preferred_runner(name)
+    if not alone:
+        check_launched(
+            trainer.args.world_size,
+            workers=workers,
+            threads_per_trial=threads_per_trial,
+            gpus_per_trial=gpus_per_trial,
+            ranks_per_trial=ranks_per_trial,
+            runner=runner,
+        )
     places = Places(
-        workers, threads_per_trial, gpus_per_trial, trial_timeout if alone else None, runner, resources_per_trial
+        workers,
+        threads_per_trial,
+        gpus_per_trial,
+        trial_timeout if alone else None,
+        runner,
+        resources_per_trial,
+        ranks_per_trial,
     )
     places = _places(trainer, places, options)
     directions = as_directions(direction)
@@ -273,14 +292,10 @@ def _result(study: Study) -> Bests:
 
 def _places(trainer: transformers.Trainer, places: Places, options: Mapping[str, Any]) -> Places:
     """Where the trials run, with Optuna's n_jobs as a number of workers."""
-    if trainer.args.world_size > 1 and places.name != "inline":
+    if places.ranks != 1 and not trainer.args.use_cpu and (places.gpus_per_trial == 0 or not visible_gpus()):
         raise SettingError(
-            f"workers and runner must be None under torchrun, got {places.workers!r} and {places.runner!r}: a trial runs on "
-            f"all {trainer.args.world_size} ranks; start the script without torchrun to have workers"
-        )
-    if places.gpus_per_trial is not None and places.gpus_per_trial > 1:
-        raise SettingError(
-            f"gpus_per_trial must be at most 1 for a Trainer, got {places.gpus_per_trial!r}: a trial is one process"
+            f"a Trainer on {places.ranks} ranks without a GPU needs TrainingArguments(use_cpu=True), got use_cpu=False: each "
+            "rank would train alone"
         )
     n_jobs = options.get("n_jobs")
     if n_jobs in (None, 1) or places.workers == n_jobs:

@@ -3,7 +3,7 @@
 import pytest
 
 from tunesmith.errors import SettingError
-from tunesmith.runners.slots import Slot, plan_slots, visible_gpus
+from tunesmith.runners.slots import Slot, plan_slots, ranks_of, visible_gpus
 
 
 def devices(workers, **settings):
@@ -27,10 +27,24 @@ def test_auto_makes_one_slot_at_least():
         ({"workers": 2, "gpus_per_trial": 0.5}, [("0",), ("1",)]),
         ({"workers": "auto", "gpus_per_trial": 2}, [("0", "1")]),
         ({"workers": 2, "gpus_per_trial": 0}, [(), ()]),
+        ({"workers": "auto", "ranks_per_trial": 2}, [("0", "1")]),
     ],
 )
 def test_gpus_are_dealt_to_slots(settings, expected):
     assert devices(**settings, gpus=("0", "1")) == expected
+
+
+def test_several_ranks_share_the_devices_of_a_slot_or_its_cores():
+    assert plan_slots(2, gpus_per_trial=2, ranks_per_trial=2, gpus=("0", "1", "2", "3", "4"), cores=8) == (
+        Slot(("0", "1"), 1, 2),
+        Slot(("2", "3"), 1, 2),
+    )
+    assert plan_slots("auto", ranks_per_trial=2, threads_per_trial=2, gpus=(), cores=8) == (Slot((), 2, 2),) * 2
+
+
+def test_a_trial_of_several_gpus_has_a_rank_for_each_unless_it_is_said_otherwise():
+    cases = [(None, None), (0.5, None), (1, None), (2, None), (2, 1), (0, 2), (None, 3)]
+    assert [ranks_of(*case) for case in cases] == [1, 1, 1, 2, 1, 2, 3]
 
 
 def test_a_tenth_of_a_gpu_makes_ten_slots():
@@ -51,6 +65,11 @@ def test_a_tenth_of_a_gpu_makes_ten_slots():
         ({"workers": 1, "gpus_per_trial": 1}, "no GPU is visible"),
         ({"workers": 3, "gpus_per_trial": 1, "gpus": ("0", "1")}, "must fit the 2 visible"),
         ({"workers": "auto", "gpus_per_trial": 4, "gpus": ("0", "1")}, "must fit the 2 visible"),
+        ({"workers": 1, "ranks_per_trial": 101}, "ranks_per_trial must be a whole number from 1 to 100, got 101"),
+        (
+            {"workers": 1, "ranks_per_trial": 2, "gpus_per_trial": 1, "gpus": ("0", "1")},
+            "gpus_per_trial must be ranks_per_trial, for a GPU each, or 0, .* got 1 for 2 ranks",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(settings, message):

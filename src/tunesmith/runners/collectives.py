@@ -74,12 +74,16 @@ def _store() -> Any:
 
 
 class Collective:
-    """One rank's side of the process group. `terms` are those of the last group, None if there was none."""
+    """One rank's side of the process group. `terms` are those of the last group, None if there was none.
+
+    A group is made anew over `store`, or, when that is None, over the one it had.
+    """
 
     def __init__(self, store: Any, rank: int, size: int, *, key: str) -> None:
         self.terms: Terms | None = None
         self._key = key
         self._store = store
+        self._held: Any = None  # the store of a group that was left, when there is no other
         self._rank = rank
         self._size = size
         self._renewals = 0
@@ -111,6 +115,7 @@ class Collective:
                 return
             self._aborted = True
             self.note()
+            self._held = _store()
             for group in list(dist.distributed_c10d._world.pg_map):  # noqa: SLF001  groups that users make are stuck too
                 with suppress(AttributeError, RuntimeError):  # what cannot abort is freed by its connections or timeout
                     group.abort()
@@ -137,11 +142,13 @@ class Collective:
         self.leave()
         self._aborted = False
         self._renewals += 1
-        store = dist.PrefixStore(f"{self._key}/{self._renewals}", self._store)
+        base = next((s for s in (self._store, self._held) if s is not None), None) or _store()
+        store = dist.PrefixStore(f"{self._key}/{self._renewals}", _underlying(base))
         hook = sys.excepthook
         dist.init_process_group(
             terms.backend, store=store, rank=self._rank, world_size=self._size, timeout=terms.timeout
         )
+        self._held = None  # a server in this process ends with its last user, which is the group
         sys.excepthook = hook  # torch puts the rank before each line of a traceback, once more with each group
 
     def forget(self) -> None:
@@ -151,12 +158,16 @@ class Collective:
         (pytorch issue 135712).
         """
         with suppress(AttributeError, RuntimeError):  # a store without a list, or gone with rank 0: nothing is found
-            store = self._store
-            while hasattr(store, "underlying_store"):
-                store = store.underlying_store
+            store = _underlying(self._store)
             for key in store.list_keys():
                 if key.startswith("default_pg/"):
                     store.delete_key(key)
+
+
+def _underlying(store: Any) -> Any:
+    while hasattr(store, "underlying_store"):
+        store = store.underlying_store
+    return store
 
 
 def _initialized() -> Any:

@@ -87,14 +87,14 @@ class Conversation:
             self.connection.send_bytes(message)
 
 
-def last_output(*places: tuple[Path, int]) -> str | None:
-    """The last lines in the first of some files, each read from a position on, that has any."""
+def last_output(*places: tuple[Path, int], writers: int = 1) -> str | None:
+    """The last lines in the first of some files, each read from a position on, that has any; of each of its writers as many."""
     for log, begin in places:
         if log.exists() and log.stat().st_size > begin:
             with log.open("rb") as file:
-                file.seek(max(begin, log.stat().st_size - _LAST_BYTES))
+                file.seek(max(begin, log.stat().st_size - writers * _LAST_BYTES))
                 lines = file.read().decode(errors="replace").splitlines()
-            return "last output:\n" + "\n".join(lines[-_LAST_LINES:])
+            return "last output:\n" + "\n".join(lines[-writers * _LAST_LINES :])
     return None
 
 

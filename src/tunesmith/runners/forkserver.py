@@ -4,8 +4,8 @@
 worker leads a process group that dies with it (data loaders included), all die with the driver, and the exit code of
 each worker reaches the driver.
 
-Requests are (worker, signal number): 0 asks for a new worker on the connection that comes along. Answers are
-(worker, exit code), negative for a signal as in `subprocess`.
+Requests are (worker, signal number): 0 asks for a new worker on the connection that comes along, and, for a rank, the
+lines to the others. Answers are (worker, exit code), negative for a signal as in `subprocess`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn
 
-from tunesmith.runners import worker
+from tunesmith.runners import worker, worker_ranks
+from tunesmith.runners.slots import MOST_RANKS
 
 _MESSAGE = struct.Struct("qq")
 _PR_SET_PDEATHSIG = 1
@@ -71,9 +72,10 @@ class ForkServer:
         """For `select` and `multiprocessing.connection.wait`: readable when a worker has exited, or the server has."""
         return self._control.fileno()
 
-    def fork(self, worker_id: int, connection: Connection) -> None:
-        """Ask for a worker at the other end of `connection`; raises OSError when the server is gone."""
-        socket.send_fds(self._control, [_MESSAGE.pack(worker_id, 0)], [connection.fileno()])
+    def fork(self, worker_id: int, connection: Connection, lines: Sequence[Connection] = ()) -> None:
+        """Ask for a worker at the other end of `connection`, a rank with `lines` to others; raises OSError when the server is gone."""
+        descriptors = [each.fileno() for each in (connection, *lines)]
+        socket.send_fds(self._control, [_MESSAGE.pack(worker_id, 0)], descriptors)
 
     def signal(self, worker_id: int, number: int) -> None:
         """Signal a worker (SIGKILL: its whole process group); nothing when it is gone."""
@@ -157,7 +159,7 @@ def _reap(workers: dict[int, int], control: socket.socket) -> None:
 
 def _serve(workers: dict[int, int], control: socket.socket, wake: Sequence[int]) -> bool:
     """Do what the driver asks next; False when it asks to end."""
-    message, descriptors, _, _ = socket.recv_fds(control, _MESSAGE.size, 1)
+    message, descriptors, _, _ = socket.recv_fds(control, _MESSAGE.size, MOST_RANKS)
     if len(message) < _MESSAGE.size:
         raise ConnectionResetError("the driver has closed its end")
     worker_id, number = _MESSAGE.unpack(message)
@@ -177,14 +179,19 @@ def _serve(workers: dict[int, int], control: socket.socket, wake: Sequence[int])
             pid = os.fork()
         except OSError:  # no memory, or too many processes: this worker is lost, the others go on
             traceback.print_exc()
-            os.close(descriptors[0])
+            _close(descriptors)
             control.sendall(_MESSAGE.pack(worker_id, os.EX_OSERR))
             return True
     if pid == 0:
-        _become_worker(descriptors[0], server, [control.detach(), *wake])
-    os.close(descriptors[0])
+        _become_worker(descriptors, server, [control.detach(), *wake])
+    _close(descriptors)
     workers[pid] = worker_id
     return True
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _kill(pid: int) -> None:
@@ -193,18 +200,22 @@ def _kill(pid: int) -> None:
             kill(pid, signal.SIGKILL)
 
 
-def _become_worker(descriptor: int, server: int, unused: Sequence[int]) -> NoReturn:
+def _become_worker(descriptors: Sequence[int], server: int, unused: Sequence[int]) -> NoReturn:
     code = 1
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for opened in unused:
-            os.close(opened)
+        _close(unused)
         os.setsid()
         if sys.platform == "linux":  # the kernel ends the worker with the server, even one that holds the GIL for ever
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == server:
-            worker.serve(Connection(descriptor))
+            connection = Connection(descriptors[0])
+            lines = [Connection(each) for each in descriptors[1:]]
+            if lines:
+                worker_ranks.serve(connection, lines)
+            else:
+                worker.serve(connection)
             code = 0
     except BaseException:  # noqa: BLE001  the server's frames are below: nothing may return into them
         traceback.print_exc()

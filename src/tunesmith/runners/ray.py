@@ -20,7 +20,7 @@ from tunesmith.runners.pickling import dumps_task, loads
 from tunesmith.runners.reception import Invitation
 from tunesmith.runners.remote import Loss, RemoteRunner
 from tunesmith.runners.slots import Slot
-from tunesmith.runners.worker import prepare_process, run_trials
+from tunesmith.runners.worker import load_task, prepare_process, run_alone, run_trials
 
 try:
     import ray
@@ -161,7 +161,7 @@ class _TrialActor:
         connection = invitation.accept()
         prepare_process(connection)
         with suppress(EOFError, ConnectionError):
-            run_trials(connection, partial(loads, task), threads=threads)
+            run_trials(connection, partial(run_alone, load_task(partial(loads, task))), threads=threads)
 
 
 def module_path() -> list[str]:

@@ -24,6 +24,7 @@ from tunesmith.errors import SettingError
 from tunesmith.runners import Ended, Outcome
 from tunesmith.runners.conversation import Conversation, Running, last_output
 from tunesmith.runners.reception import Invitation, Reception
+from tunesmith.runners.worker import OUTPUT
 from tunesmith.trial import Assignment, Link, TrialState
 
 _COUNT_EVERY = 5.0  # seconds between looks at how much room there is
@@ -119,7 +120,7 @@ class RemoteRunner:
             raise RuntimeError(f"at most {self.slots} trials run at once, and trial {assignment.number} is one more")
         directory = assignment.directory or self._scratch / f"run-{assignment.number}"
         limit = None if self._timeout is None else self._timeout + _LAST_WORDS / 2
-        attempt = Running(assignment, link, Path(directory) / "output.log", self._timeout, limit)
+        attempt = Running(assignment, link, Path(directory) / OUTPUT, self._timeout, limit)
         self._waiting.append(attempt)
         self._begin_waiting()
 

@@ -22,12 +22,19 @@ _THREAD_COUNTS = (
 )
 
 
+MOST_RANKS = 100  # of a trial on one machine; the kernel limits the descriptors that it hands over at a time
+
+
 @dataclass(frozen=True)
 class Slot:
-    """A place for one worker: `devices` are entries of CUDA_VISIBLE_DEVICES, none on the CPU."""
+    """A place for one worker: `devices` are entries of CUDA_VISIBLE_DEVICES, none on the CPU.
+
+    A worker of several `ranks` is as many processes, each with so many `threads`; they share the devices.
+    """
 
     devices: tuple[str, ...] = ()
     threads: int = 1
+    ranks: int = 1
 
     @property
     def environment(self) -> dict[str, str]:
@@ -40,6 +47,7 @@ def plan_slots(
     *,
     threads_per_trial: int = 1,
     gpus_per_trial: float | None = None,
+    ranks_per_trial: int = 1,
     gpus: Sequence[str] | None = None,
     cores: int | None = None,
 ) -> tuple[Slot, ...]:
@@ -47,14 +55,15 @@ def plan_slots(
 
     With GPUs, a trial gets one of them unless `gpus_per_trial` says otherwise: a share (0.25: four trials on a GPU), a
     whole number, or 0 for none. `"auto"` makes as many slots as fit: by GPUs, else by cores. A number of workers that
-    exceeds the GPUs shares them evenly when `gpus_per_trial` is not given. `gpus` and `cores` are found when not given.
+    exceeds the GPUs shares them evenly when `gpus_per_trial` is not given. Several ranks have a GPU each, or none.
+    `gpus` and `cores` are found when not given.
 
     Raises SettingError when the numbers cannot be, or do not fit the machine.
     """
     if workers != "auto" and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
         raise SettingError(f'workers must be a whole number from 1, or "auto", got {workers!r}')
-    if isinstance(threads_per_trial, bool) or not isinstance(threads_per_trial, int) or threads_per_trial < 1:
-        raise SettingError(f"threads_per_trial must be a whole number from 1, got {threads_per_trial!r}")
+    _check_count("threads_per_trial", threads_per_trial)
+    _check_count("ranks_per_trial", ranks_per_trial, most=MOST_RANKS)
     _check_share(gpus_per_trial)
     found = () if gpus_per_trial == 0 else tuple(visible_gpus() if gpus is None else gpus)
     if gpus_per_trial and not found:
@@ -62,10 +71,10 @@ def plan_slots(
             f"gpus_per_trial must be 0 or None without a GPU, got {gpus_per_trial:g} and no GPU is visible"
         )
     if not found:
-        count = (
-            max(1, (usable_cores() if cores is None else cores) // threads_per_trial) if workers == "auto" else workers
-        )
-        return (Slot((), threads_per_trial),) * count
+        fit = (usable_cores() if cores is None else cores) // (threads_per_trial * ranks_per_trial)
+        return (Slot((), threads_per_trial, ranks_per_trial),) * (max(1, fit) if workers == "auto" else workers)
+    if ranks_per_trial > 1:
+        gpus_per_trial = _one_each(ranks_per_trial, gpus_per_trial)
     if gpus_per_trial is None:
         count = len(found) if workers == "auto" else workers
         return tuple(Slot((found[i % len(found)],), threads_per_trial) for i in range(count))
@@ -77,7 +86,30 @@ def plan_slots(
             f"workers x gpus_per_trial must fit the {len(found)} visible GPU(s), got {workers} x {gpus_per_trial:g}; "
             f'use workers="auto" or a smaller share'
         )
-    return tuple(Slot(devices, threads_per_trial) for devices in places[:workers])
+    return tuple(Slot(devices, threads_per_trial, ranks_per_trial) for devices in places[:workers])
+
+
+def ranks_of(gpus_per_trial: float | None, ranks_per_trial: int | None) -> int:
+    """How many ranks a trial has: one for each of several GPUs, where it is not said."""
+    if ranks_per_trial is not None:
+        return ranks_per_trial
+    several = gpus_per_trial is not None and math.isfinite(gpus_per_trial) and gpus_per_trial > 1
+    return int(gpus_per_trial) if gpus_per_trial is not None and several else 1
+
+
+def _check_count(name: str, count: int, *, most: float = math.inf) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
+        to = "" if most == math.inf else f" to {most}"
+        raise SettingError(f"{name} must be a whole number from 1{to}, got {count!r}")
+
+
+def _one_each(ranks: int, gpus_per_trial: float | None) -> int:
+    if gpus_per_trial not in (None, ranks):
+        raise SettingError(
+            "gpus_per_trial must be ranks_per_trial, for a GPU each, or 0, for ranks on the CPU; got "
+            f"{gpus_per_trial:g} for {ranks} ranks"
+        )
+    return ranks
 
 
 def _check_share(share: float | None) -> None:

@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -30,9 +31,10 @@ from tunesmith.errors import SettingError, UserFunctionError
 from tunesmith.record import FILE
 from tunesmith.runners import Outcome, Task, execute
 from tunesmith.runners.pickling import dumps, loads
-from tunesmith.trial import CONTINUE, Assignment, Decision, LiveTrial, Report, TrialState
+from tunesmith.trial import CONTINUE, Assignment, Decision, Link, LiveTrial, Report, TrialState
 
 DUMP_SIGNAL = getattr(signal, "SIGQUIT", None)  # as in Java and Go: print the stack of every thread
+OUTPUT = "output.log"  # of a trial, in its directory
 _STDOUT, _STDERR = 1, 2
 _HANG_UP = getattr(select, "POLLRDHUP", 0)  # where there is none, only the end of both directions is reported
 _DECIDE_EVERY = 0.2  # seconds: a trial may ask at each step, and an answer costs the driver's attention
@@ -40,11 +42,18 @@ _DECIDE_EVERY = 0.2  # seconds: a trial may ask at each step, and an answer cost
 
 @dataclass(frozen=True)
 class Setup:
-    """What a local worker begins with: the pickled task's file, and its slot."""
+    """What a local worker begins with: the pickled task's file, its slot, and which of its ranks this process is."""
 
     task: Path
     environment: Mapping[str, str]
     threads: int
+    rank: int = 0
+    ranks: int = 1
+
+    def load(self) -> Task:
+        """The task, in the environment of the slot."""
+        os.environ.update(self.environment)
+        return load_task(lambda: loads(self.task.read_bytes()))
 
 
 @dataclass(frozen=True)
@@ -120,49 +129,46 @@ def serve(connection: Connection) -> None:
     prepare_process(connection)
     with contextlib.suppress(EOFError, ConnectionError):
         setup: Setup = loads(connection.recv_bytes())
-        os.environ.update(setup.environment)
-        run_trials(connection, lambda: loads(setup.task.read_bytes()), threads=setup.threads)
+        run_trials(connection, partial(run_alone, setup.load()), threads=setup.threads)
 
 
-def run_trials(connection: Connection, load: Callable[[], Task], *, threads: int) -> None:
-    """Load the task and run the trials that the driver sends. Raises EOFError or ConnectionError when it is gone."""
-    task = _load(load)
+def run_trials(connection: Connection, run: Callable[[Assignment, Link], Outcome], *, threads: int) -> None:
+    """Run the trials that the driver sends. Raises EOFError or ConnectionError when it is gone."""
     gc.collect()
     gc.freeze()  # what all trials share is not for the collector to look through after each
     connection.send_bytes(dumps("ready"))
     while True:
         attempt: Attempt = loads(connection.recv_bytes())
-        _redirect_output(attempt.log)
-        _limit_threads(threads)
+        redirect_output(attempt.log)
+        limit_threads(threads)
         connection.send_bytes(dumps("begun"))
+        # a directory of the same name, with which a trial may begin on a node of its own, holds no record
+        place = attempt.assignment.directory
+        link = PipeLink(connection, shared=not place or (Path(place).parent / FILE).is_file())
         with _at_most(attempt.limit):
-            message = _portable(_run(task, attempt.assignment, connection))
+            message = _portable(run(attempt.assignment, link))
         sys.stdout.flush()
         sys.stderr.flush()
         connection.send_bytes(message)
-        del attempt, message
-        _free_memory()
+        del attempt, message, link
+        free_memory()
 
 
-def _load(load: Callable[[], Task]) -> Task | Outcome:
-    """The task, or the outcome of every trial when it cannot be loaded here."""
+def load_task(load: Callable[[], Task]) -> Task:
+    """The task, or one that says so in every trial when it cannot be loaded here."""
     try:
-        task = load()
+        return load()
     except Exception as error:  # noqa: BLE001  loading runs the user's code
         reason = f"a task must be loadable in a worker process, got {type(error).__name__}: {error}"
         fatal = SettingError(f"{reason}; can the worker import the same modules as the script?")
-        return Outcome(TrialState.FAILED, reason=f"error: {reason}", detail=traceback.format_exc(), fatal=fatal)
-    return task
+        outcome = Outcome(TrialState.FAILED, reason=f"error: {reason}", detail=traceback.format_exc(), fatal=fatal)
+        return lambda _: outcome
 
 
-def _run(task: Task | Outcome, assignment: Assignment, connection: Connection) -> Outcome:
-    if isinstance(task, Outcome):
-        return task
-    # a directory of the same name, with which a trial may begin on a node of its own, holds no record
-    shared = not assignment.directory or (Path(assignment.directory).parent / FILE).is_file()
-    live = LiveTrial(assignment, PipeLink(connection, shared=shared))
+def run_alone(task: Task, assignment: Assignment, link: Link) -> Outcome:
+    """Run a trial in this process."""
     try:
-        return execute(task, live, n_objectives=assignment.n_objectives)
+        return execute(task, LiveTrial(assignment, link), n_objectives=assignment.n_objectives)
     except BaseException as error:  # noqa: BLE001  sys.exit() in a trial ends the trial, not the worker
         reason = f"error: {type(error).__name__}: {error}".removesuffix(": ")
         return Outcome(TrialState.FAILED, reason=reason, detail=traceback.format_exc())
@@ -190,7 +196,8 @@ def prepare_process(connection: Connection) -> None:
         numpy.random.seed()  # forked siblings would draw the same numbers
 
 
-def _redirect_output(log: Path) -> None:
+def redirect_output(log: Path) -> None:
+    """Send what this process and its programs print to the end of a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -215,13 +222,15 @@ def _at_most(seconds: float | None) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _limit_threads(threads: int) -> None:
+def limit_threads(threads: int) -> None:
+    """Keep torch to so many threads."""
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(threads)
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
+    """Free what the last trial has left, on GPUs too."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Literal
@@ -26,25 +25,28 @@ from tunesmith.runners.forkserver import ForkServer
 from tunesmith.runners.joining import Gate, knock
 from tunesmith.runners.pickling import dumps, dumps_task
 from tunesmith.runners.slots import Slot, plan_slots
-from tunesmith.runners.worker import DUMP_SIGNAL, Setup
+from tunesmith.runners.worker import DUMP_SIGNAL, OUTPUT, Setup
+from tunesmith.runners.worker_ranks import ReservedPort, environment
 from tunesmith.trial import Assignment, Link, TrialState
 
 START_ALLOWANCE = 120.0  # seconds that a worker may take to load the task, on top of the first trial's timeout
 _SHORT_LIFE = 1.0  # seconds: a worker lent to another process that ends sooner is not replaced, in circles
 _DUMP_TIME = 1.0  # seconds for a worker to write its stack, before it is killed
+_DUMP_APART = 0.05  # seconds between the stacks of its ranks, which go to one file
 
 
 class WorkersRunner:
     """Runs trials in worker processes, one per slot, that live as long as the search.
 
     `task` is pickled once (functions and classes of `__main__` by value) and sent to each worker, which must not count
-    on the driver's global state. `workers`, `threads_per_trial` and `gpus_per_trial` make the slots, see `plan_slots`;
-    with `gpus_per_trial=2` a trial's process sees two devices. `trial_timeout` is in seconds per attempt. `preload`
-    names modules that are loaded once for all workers, such as "torch"; `bare` objects in the task of which a worker
-    gets an empty instance, without their state. Each trial's output is appended to `output.log` in its directory.
+    on the driver's global state. `workers`, `threads_per_trial`, `gpus_per_trial` and `ranks_per_trial` make the slots,
+    see `plan_slots`; a worker of several ranks is as many processes, each of which runs its part of the trial with the
+    environment that torchrun would give it. `trial_timeout` is in seconds per attempt. `preload` names modules that are
+    loaded once for all workers, such as "torch"; `bare` objects in the task of which a worker gets an empty instance,
+    without their state. Each trial's output is appended to `output.log` in its directory.
 
-    An attempt whose process dies ends as FAILED, "lost: ..." with the exit code, one that takes too long or is stopped
-    with its reason; the last lines of output, with the stack, are in `detail`. Its worker is replaced.
+    An attempt of which a process dies ends as FAILED, "lost: ..." with the exit code, one that takes too long or is
+    stopped with its reason; the last lines of output, with the stack, are in `detail`. Its worker is replaced.
 
     Raises SettingError when the task cannot be pickled, naming the part, and when the slots cannot be.
     """
@@ -56,6 +58,7 @@ class WorkersRunner:
         workers: int | Literal["auto"] = "auto",
         threads_per_trial: int = 1,
         gpus_per_trial: float | None = None,
+        ranks_per_trial: int = 1,
         trial_timeout: float | None = None,
         preload: Sequence[str] = (),
         bare: Sequence[object] = (),
@@ -64,9 +67,15 @@ class WorkersRunner:
             raise SettingError(f"worker processes need Linux or macOS, got {sys.platform}; search without workers")
         if trial_timeout is not None and not (math.isfinite(trial_timeout) and trial_timeout > 0):
             raise SettingError(f"trial_timeout must be above 0 seconds, got {trial_timeout!r}")
-        slots = plan_slots(workers, threads_per_trial=threads_per_trial, gpus_per_trial=gpus_per_trial)
+        slots = plan_slots(
+            workers,
+            threads_per_trial=threads_per_trial,
+            gpus_per_trial=gpus_per_trial,
+            ranks_per_trial=ranks_per_trial,
+        )
         pickled = dumps_task(task, bare=bare)
         self.slots = len(slots)
+        self.ranks = ranks_per_trial
         self._timeout = trial_timeout
         self._preload = preload
         self._directory = Path(tempfile.mkdtemp(prefix="tunesmith-"))
@@ -92,9 +101,9 @@ class WorkersRunner:
         They are this runner's again afterwards.
         """
         for worker in self._workers:
-            self._server.signal(worker.id, signal.SIGKILL)
-            worker.connection.close()
-            worker.gone, worker.ready = True, False
+            self._kill(worker)
+            worker.close()
+            worker.ready = False
         lent: dict[int, tuple[Slot, float]] = {}
         waiting, ever = list(self._slots), False
         while True:
@@ -122,7 +131,7 @@ class WorkersRunner:
 
     def _admit(self, gate: Gate) -> None:
         connection, setup = gate.arrived()
-        worker = _Worker(connection, id=next(self._ids), slot=None)
+        worker = _Worker(connection)
         with suppress(OSError):
             connection.send_bytes(setup)
         self._workers.append(worker)
@@ -139,7 +148,7 @@ class WorkersRunner:
         if self._workers[index].gone:
             self._workers[index] = self._start_worker(self._workers[index].slot or self._slots[0])
         place = Path(assignment.directory) if assignment.directory else self._directory / f"run-{assignment.number}"
-        attempt = Running(assignment, link, place / "output.log", self._timeout)
+        attempt = Running(assignment, link, place / OUTPUT, self._timeout)
         if self._timeout is not None:
             attempt.deadline = time.monotonic() + self._timeout + START_ALLOWANCE
             if self._workers[index].slot is None:  # of another process: it writes its stack itself
@@ -185,7 +194,7 @@ class WorkersRunner:
             self._gate.close()
         self._server.close()
         for worker in self._workers:
-            worker.connection.close()
+            worker.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     # -- processes -----------------------------------------------------------------------------------------------
@@ -198,11 +207,21 @@ class WorkersRunner:
         return ForkServer(preload=self._preload, environment=environment, log=log, scratch=self._directory)
 
     def _start_worker(self, slot: Slot) -> _Worker:
-        ours, theirs = multiprocessing.Pipe()
-        worker = _Worker(ours, id=next(self._ids), slot=slot)
-        with theirs, suppress(OSError):  # a server that has died is noticed, and replaced, in `events`
-            self._server.fork(worker.id, theirs)
-            ours.send_bytes(dumps(Setup(self._task, slot.environment, slot.threads)))
+        pipes = [multiprocessing.Pipe() for _ in range(slot.ranks)]
+        lines = [multiprocessing.Pipe() for _ in range(slot.ranks - 1)]  # from rank 0 to each of the others
+        port = ReservedPort() if lines else None
+        (ours, _), *others = pipes
+        ids = [next(self._ids) for _ in pipes]
+        worker = _Worker(ours, slot, ids, [end for end, _ in others], port)
+        ends = [[end for end, _ in lines], *([end] for _, end in lines)]
+        for rank, (end, theirs) in enumerate(pipes):
+            place = {} if port is None else environment(rank, slot.ranks, port.number)
+            setup = Setup(self._task, {**slot.environment, **place}, slot.threads, rank, slot.ranks)
+            with theirs, suppress(OSError):  # a server that has died is noticed, and replaced, in `events`
+                self._server.fork(worker.ids[rank], theirs, ends[rank])
+                end.send_bytes(dumps(setup))
+        for end in itertools.chain(*lines):
+            end.close()
         return worker
 
     def _reap(self) -> None:
@@ -210,31 +229,37 @@ class WorkersRunner:
         if exited is None:
             self._server.close()
             self._server = self._start_server()
-        for worker in list(self._workers):
-            if exited is None and worker.slot is not None:
-                self._lose(worker, "died with the fork server")
-            elif exited is not None and worker.id == exited[0]:
-                self._lose(worker, _said(exited[1]))
+            for worker in [w for w in self._workers if w.slot is not None]:
+                self._lose(worker, "the worker died with the fork server")
+            return
+        id_, code = exited
+        for worker in [w for w in self._workers if id_ in w.left]:
+            worker.loss = worker.loss or f"{worker.named(id_)} {_said(code)}"
+            worker.left.remove(id_)
+            if worker.left:
+                self._kill(worker)
+            else:
+                self._lose(worker, worker.loss)
 
     def _kill(self, worker: _Worker) -> None:
-        """End a worker's process; one of another process ends itself when its connection does."""
+        """End a worker's processes; one of another process ends itself when its connection does."""
         if worker.slot is None:
-            self._lose(worker, "was ended")
-        else:
-            self._server.signal(worker.id, signal.SIGKILL)
+            self._lose(worker, "the worker was ended")
+        for id_ in worker.left:
+            self._server.signal(id_, signal.SIGKILL)
 
-    def _lose(self, worker: _Worker, how: str) -> None:
+    def _lose(self, worker: _Worker, what: str) -> None:
         """The worker is gone: take what it still said, end its attempt, put another in its place."""
         with suppress(OSError, EOFError):
             while not worker.hung_up and worker.connection.poll():
                 self._receive(worker)
-        worker.connection.close()
-        worker.gone = True
+        worker.close()
         attempt, was_ready = worker.attempt, worker.ready
         worker.ready = False
         if attempt is not None:
-            reason = attempt.stopped or f"lost: the worker {how}"
-            detail = last_output((attempt.log, attempt.log_begin), (self._directory / "workers.log", 0))
+            reason = attempt.stopped or f"lost: {what}"
+            places = (attempt.log, attempt.log_begin), (self._directory / "workers.log", 0)
+            detail = last_output(*places, writers=max(1, len(worker.ids)))
             ended = worker.end(Outcome(TrialState.FAILED, reason=reason, detail=detail))
             self._ended.extend([] if ended is None else [ended])
         if worker.slot is None:
@@ -251,7 +276,7 @@ class WorkersRunner:
         except (EOFError, OSError):
             worker.hung_up = True  # it is exiting, or of no use any more
             if worker.slot is None:
-                self._lose(worker, "of another process has gone")
+                self._lose(worker, "the worker of another process has gone")
             else:
                 self._kill(worker)
             return
@@ -271,7 +296,9 @@ class WorkersRunner:
                 attempt.stopped = f"timeout: the trial took longer than {self._timeout:g} s"
                 attempt.deadline = now + _DUMP_TIME
                 if DUMP_SIGNAL is not None and worker.ready:
-                    self._server.signal(worker.id, DUMP_SIGNAL)
+                    for index, id_ in enumerate(worker.left):
+                        time.sleep(_DUMP_APART if index else 0)
+                        self._server.signal(id_, DUMP_SIGNAL)
             elif now >= attempt.deadline:
                 attempt.deadline = math.inf
                 self._kill(worker)
@@ -279,13 +306,41 @@ class WorkersRunner:
         return following
 
 
-@dataclass(eq=False)
 class _Worker(Conversation):
-    """A worker process as the driver sees it; without a slot here, one that another process has lent."""
+    """A worker as the driver sees it; without a slot here, one that another process has lent.
 
-    id: int = field(kw_only=True)
-    slot: Slot | None = field(kw_only=True)
-    gone: bool = False
+    `ids` are those of its processes, by their ranks, of which the ones `left` have not exited; `loss` says how the
+    first has. `others` are connections to the ranks but the first, which end with this process; torch may use the `port`.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        slot: Slot | None = None,
+        ids: Sequence[int] = (),
+        others: Sequence[Connection] = (),
+        port: ReservedPort | None = None,
+    ) -> None:
+        super().__init__(connection)
+        self.slot = slot
+        self.ids = ids
+        self.left = [*ids]
+        self.loss: str | None = None
+        self.gone = False
+        self._others = others
+        self._port = port
+
+    def named(self, id_: int) -> str:
+        """A process of this worker, for users."""
+        return "the worker" if len(self.ids) == 1 else f"rank {self.ids.index(id_)} of {len(self.ids)}"
+
+    def close(self) -> None:
+        """Close what it had here."""
+        self.gone = True
+        for connection in (self.connection, *self._others):
+            connection.close()
+        if self._port is not None:
+            self._port.close()
 
 
 def _said(code: int) -> str:
