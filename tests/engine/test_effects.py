@@ -32,6 +32,13 @@ def test_the_curves_are_lowest_where_the_objective_is(n):
     assert abs(np.log10(plane.y[j]) + 2) < 1.1
 
 
+def test_a_choice_has_an_effect_for_each_option():
+    found, _ = effects(SPACE, *data(40), names=["x", "kind", "lr"])
+    assert found["kind"].values == ("a", "b")
+    assert found["kind"].low[0] > found["kind"].high[1]
+    assert len(found["lr"].mean) == len(found["x"].mean)
+
+
 def test_intervals_hold_the_median_and_shrink_with_more_trials():
     widths = []
     for n in (12, 150):

@@ -80,6 +80,8 @@ def test_every_section_chart_and_trial_is_drawn(page):
     assert page.locator("canvas").count() == 5  # the objective, two parameters, their map, the curves
     assert page.locator(".parallel path").count() == 40
     assert rows(page) == list(range(43))
+    assert "trained again it would come to" in page.locator("[aria-label='can the best be trusted?']").inner_text()
+    assert "43 trials" in page.locator(".lead").first.inner_text()
     axes = page.locator("[role=slider]")
     assert axes.evaluate_all("all => all.map(a => a.getAttribute('aria-label'))") == ["x", "y", "objective"]
     assert axes.evaluate_all("all => all.every(a => a.tabIndex === 0 && a.getAttribute('aria-valuetext') === 'all')")
@@ -90,6 +92,7 @@ def test_what_failed_unfolds_to_its_newest_traceback(page):
     assert "Traceback" not in failed.inner_text()
     failed.get_by_text("oom: CUDA out of memory").click()
     assert "trials 41, 42" in failed.inner_text()
+    assert "all have x = 1, as none of the 41 that did not fail" in failed.inner_text()
     assert "Traceback of 42" in failed.inner_text()
 
 

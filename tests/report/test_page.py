@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution
 from report_fakes import hostile, modelled, study, trial
 
 from tunesmith.report.data import report_data
@@ -131,7 +132,7 @@ def test_the_best_trials_curve_is_shown_among_thousands():
 def test_failures_are_grouped_with_the_newest_traceback():
     trials = [trial(k, TrialState.FAILED, reason="oom: x", detail=f"trace {k}") for k in range(3)]
     (group,) = report_data(study(trials))["failures"]
-    assert group == {"reason": "oom: x", "trials": [0, 1, 2], "detail": "trace 2"}
+    assert group == {"reason": "oom: x", "trials": [0, 1, 2], "common": "", "detail": "trace 2"}
 
 
 def test_a_report_that_cannot_be_made_leaves_the_old_one(tmp_path):
@@ -153,6 +154,25 @@ def test_the_model_tells_what_matters_and_where_the_best_is_expected():
     assert all(low <= mean <= high for low, mean, high in zip(curve["low"], curve["mean"], curve["high"], strict=True))
     assert model["map"]["names"] == ("x", "y")
     assert report_data(modelled(), model)["parameters"][0]["name"] == "x"
+
+
+def test_a_choice_has_an_expected_value_for_each_option():
+    kind = CategoricalDistribution((16, "b", None))
+    trials = [
+        replace(t, params={**t.params, "kind": kind.choices[t.number % 3]}, values=(float(t.number % 3),),
+                distributions={**t.distributions, "kind": kind})
+        for t in modelled().trials
+    ]  # fmt: skip
+    curve = model_data(study(trials))["curves"]["kind"]
+    assert curve["x"] == ["16", "b", "None"]
+    assert curve["mean"] == sorted(curve["mean"])
+    json.dumps(curve, allow_nan=False)
+
+
+def test_the_model_says_whether_the_best_can_be_trusted():
+    known = model_data(modelled())["trust"]
+    assert known["best"] == modelled().best_trial.number
+    assert len(known["sentences"]) >= 2
 
 
 def test_with_few_trials_no_model_is_shown():

@@ -17,8 +17,10 @@ from rich.live import Live
 from rich.text import Text
 
 from tunesmith.cli.find import JsonOption, StudyArgument, TrialArgument, opened, studies_below
-from tunesmith.cli.shown import print_json, print_rich, print_table, standing_of, study_json, trial_json
+from tunesmith.cli.shown import print_json, print_rich, print_table, study_json, trial_json
 from tunesmith.errors import RecordError, SettingError, TunesmithError
+from tunesmith.report.hints import in_common, narrow_ranges
+from tunesmith.report.standing import standing_of
 from tunesmith.report.summary import (
     duration,
     newest,
@@ -34,6 +36,7 @@ from tunesmith.settings_text import as_flags, as_python, as_yaml
 from tunesmith.steering import activity
 from tunesmith.study import Study, load_study
 from tunesmith.trial import Trial, TrialState, signs
+from tunesmith.trust import trust
 
 _REFRESH = 1.0
 _ENOUGH = 10  # completed trials from which importances say something
@@ -102,7 +105,8 @@ def show(
     """Show how a search stands; while it runs, follow it."""
     known = opened(study)
     if as_json:
-        print_json(study_json(known))
+        trusted = trust(known.trials, known.directions, seed=known.info.seed)
+        print_json({**study_json(known), "trust": None if trusted is None else asdict(trusted)})
         return
     console = Console()
     if console.is_terminal and not once and activity(known) == "running":
@@ -125,17 +129,24 @@ def _standing(study: Study) -> list[Any]:
         middle = ranked[len(ranked) // 2]
         margin = f"next best {numbers(ranked[1].values)} (trial {ranked[1].number}), median {numbers(middle.values)}"
         lines.append(_fact("margin", margin))
+        known = trust(study.trials, study.directions, seed=study.info.seed)
+        for name, text in zip(("trust", "", ""), () if known is None else known.sentences, strict=False):
+            lines.append(_fact(name, text))
     if len(completed) >= _ENOUGH:
-        first = [
-            f"{plain(name)} {i.total:.0%} ({i.low:.0%} to {i.high:.0%})" for name, i in study.importances().items()
-        ]
+        found = study.importances()
+        first = [f"{plain(name)} {i.total:.0%} ({i.low:.0%} to {i.high:.0%})" for name, i in found.items()]
         lines.append(_fact("matters most", ", ".join(first[:4])))
-    groups: dict[str, list[int]] = {}
+        ranges = narrow_ranges(completed, study.directions, {name: i.total for name, i in found.items()})
+        lines += [_fact("look next", text) for text in ranges]
+    groups: dict[str, list[Trial]] = {}
     for t in study.trials:
         if t.state is TrialState.FAILED:
-            groups.setdefault(reason_text(t), []).append(t.number)
+            groups.setdefault(reason_text(t), []).append(t)
     for reason, trials in sorted(groups.items(), key=lambda item: -len(item[1]))[:5]:
-        lines.append(_fact("failed", f"{len(trials)} x {reason} (tunesmith logs {trials[-1]})"))
+        lines.append(_fact("failed", f"{len(trials)} x {reason} (tunesmith logs {trials[-1].number})"))
+        common = in_common(trials, study.trials)
+        if common:
+            lines.append(_fact("", common))
     for trial in standing.best[:1]:
         path = study.checkpoint(trial)
         if path is not None:

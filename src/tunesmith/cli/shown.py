@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +12,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tunesmith.record_lock import driver_of
-from tunesmith.report.summary import Standing, plain, telling_parameters
+from tunesmith.report.summary import plain
 from tunesmith.steering import activity
 from tunesmith.study import Study
 from tunesmith.trial import Trial
@@ -86,24 +84,6 @@ def study_json(study: Study) -> dict[str, Any]:
         "states": states,
         "best": [trial_json(t, reports=False) for t in best],
     }
-
-
-def standing_of(study: Study) -> Standing:
-    """The search as the live view shows it, seen from another process."""
-    driver, trials = driver_of(study.directory), study.trials
-    first = min((t.started for t in trials if t.started is not None), default=time.time())
-    began = driver.started if driver is not None and driver.started is not None else first
-    return Standing(
-        name=study.name,
-        directions=study.directions,
-        trials=trials,
-        best=study.best_trials,
-        names=tuple(telling_parameters(trials)),
-        n_trials=study.info.settings.get("n_trials"),
-        began=began,
-        done_before=sum(t.state.finished and (t.ended or 0.0) < began for t in trials),
-        since={t.number: max(t.started or began, began) for t in trials if not t.state.finished},
-    )
 
 
 def _strict(value: Any) -> Any:

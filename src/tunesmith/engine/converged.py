@@ -13,9 +13,9 @@ from tunesmith.engine.importance import draw_function, hyperparameters
 from tunesmith.engine.warp import half_rank, unwarp
 
 FEWEST = 12  # trials, and two for each parameter more, before which nothing is called converged
-_LEARN_FROM = 150
+LEARN_FROM = 150
 _FUNCTIONS, _RANDOM, _NEAR = 24, 400, 200
-_SMALL = 0.03  # of a standard deviation: a gain that nobody would train another model for
+SMALL = 0.03  # of a standard deviation: a gain that nobody would train another model for
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def remaining(
     if len(losses) < FEWEST + 2 * len(space):
         return None
     cube, rng = Cube(space), np.random.default_rng([seed, len(losses)])
-    order = np.sort(np.argsort(losses, kind="stable")[:_LEARN_FROM])
+    order = np.sort(np.argsort(losses, kind="stable")[:LEARN_FROM])
     points, y = cube.encode([rows[k] for k in order]), np.asarray(losses, float)[order]
     target = half_rank(y)
     thetas = hyperparameters(points, target, cube.group, count=_FUNCTIONS, rng=rng)
@@ -58,7 +58,7 @@ def remaining(
     drawn = np.array([draw_function(points, target, at, cube.group, theta=t, rng=rng) for t in thetas])
     chosen = int(drawn[:, : len(points)].mean(0).argmin())
     gains = drawn[:, chosen] - drawn.min(1)
-    noise = max(float(np.median(np.exp(0.5 * thetas[:, -1]))), _SMALL)
+    noise = max(float(np.median(np.exp(0.5 * thetas[:, -1]))), SMALL)
     median, high = np.quantile(gains, [0.5, 0.9])
     return Remaining(*(_in_losses(v, target, y) for v in (float(median), float(high), noise)))
 

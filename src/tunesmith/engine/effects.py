@@ -20,9 +20,9 @@ _ALONG, _ACROSS = 21, 13  # places along one parameter, and on each side of a ma
 
 @dataclass(frozen=True)
 class Effect:
-    """The expected loss at `values` of a parameter, averaged over the others, with its 90 % interval."""
+    """The expected loss at `values` of a parameter (a choice's options), averaged over the others, with its 90 % interval."""
 
-    values: tuple[float, ...]
+    values: tuple[Any, ...]
     mean: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
@@ -46,7 +46,7 @@ def effects(
     pair: tuple[str, str] | None = None,
     seed: int = 0,
 ) -> tuple[dict[str, Effect], Map | None]:
-    """The effects of numeric parameters `names`, and the map of `pair`; a pure function of its arguments.
+    """The effects of parameters `names`, and the map of a `pair` of numbers; a pure function of its arguments.
 
     Partial dependence (Friedman 2001) of functions drawn from the posterior of a Gaussian process, its hyperparameters
     drawn too: medians and 90 % intervals over those draws. The process models the half-rank-warped losses, which are
@@ -71,13 +71,12 @@ def effects(
     drawn = _drawn(cube, points, target, cube.encode(places), rng)
     order = np.argsort(y, kind="stable")
     expected = np.interp(drawn, target[order], y[order])
-    along = len(names) * _ALONG * _OTHERS
-    each = expected[:, :along].reshape(_FUNCTIONS, len(names), _ALONG, _OTHERS).mean(3)
-    low, mean, high = np.quantile(each, [0.05, 0.5, 0.95], axis=0)
-    found = {
-        name: Effect(tuple(grids[name]), *(tuple(map(float, part[k])) for part in (mean, low, high)))
-        for k, name in enumerate(names)
-    }
+    found, along = {}, 0
+    for name, grid in grids.items():
+        each = expected[:, along : along + len(grid) * _OTHERS].reshape(_FUNCTIONS, len(grid), _OTHERS).mean(2)
+        low, mean, high = (tuple(map(float, q)) for q in np.quantile(each, [0.05, 0.5, 0.95], axis=0))
+        found[name] = Effect(tuple(grid), mean, low, high)
+        along += len(grid) * _OTHERS
     if pair is None:
         return found, None
     plane = np.median(expected[:, along:].reshape(_FUNCTIONS, len(over[1]), len(over[0]), -1).mean(3), axis=0)
@@ -89,10 +88,10 @@ def _drawn(cube: Cube, points: Array, target: Array, at: Array, rng: Rng) -> Arr
     return np.array([draw_function(points, target, at, cube.group, theta=t, rng=rng) for t in thetas])
 
 
-def _grid(dimension: Dimension, count: int) -> list[float]:
-    """Evenly spaced values of a numeric parameter, in its logarithm where it is logarithmic."""
+def _grid(dimension: Dimension, count: int) -> list[Any]:
+    """Evenly spaced values of a number, in its logarithm where it is logarithmic; the options of a choice."""
     if not isinstance(dimension, Number):
-        raise TypeError("effects are those of numeric parameters")
+        return list(dimension.options)
     low, high = float(dimension.low), float(dimension.high)
     if dimension.log:
         return [float(v) for v in np.exp(np.linspace(math.log(low), math.log(high), count))]

@@ -40,6 +40,13 @@ class Posterior:
         v = solve_triangular(self.factor, k.T, lower=True, check_finite=False)
         return k @ self.alpha, np.maximum(1.0 - (v * v).sum(0), 1e-10)
 
+    def joint(self, points: Array) -> tuple[Array, Array]:
+        """Mean (m,) and covariance (m, m) of the noise-free function at points (m, columns)."""
+        scaled = points * self.inverse_lengths
+        k = _matern(_squared_distances(scaled, self.points))
+        v = solve_triangular(self.factor, k.T, lower=True, check_finite=False)
+        return k @ self.alpha, _matern(_squared_distances(scaled, scaled)) - v.T @ v
+
     def mean(self, points: Array) -> Array:
         """The mean alone, which is much cheaper."""
         return np.asarray(_matern(_squared_distances(points * self.inverse_lengths, self.points)) @ self.alpha)

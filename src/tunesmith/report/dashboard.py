@@ -26,6 +26,7 @@ from tunesmith.report.access import Access
 from tunesmith.report.data import report_data
 from tunesmith.report.model_data import model_data
 from tunesmith.report.page import index, island, page, policy
+from tunesmith.report.standing import standing_of
 from tunesmith.study import Study
 
 _LOOK = 1.0  # seconds between looks at a study that somebody watches
@@ -94,7 +95,9 @@ class Feed:
                 self._modelled = done, began + spent / _MODEL_SHARE
             began = min((t.started for t in trials if t.started is not None), default=time.time())
             running = steering.activity(study)
-            now = {"now": round(time.time() - began, 1)} if running == "running" else {}
+            now = {}
+            if running == "running":
+                now = {"now": round(time.time() - began, 1), "left": standing_of(study).seconds_left(time.time())}
             return {**report_data(study, self._model), "activity": running, **now}
 
     def messages(self) -> Iterator[str | None]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import CategoricalDistribution
 
+from tunesmith.report.hints import in_common
 from tunesmith.report.summary import failures, is_number, telling_parameters, why_text
 from tunesmith.settings_text import as_flags, as_python, as_yaml
 from tunesmith.trial import Report, Trial, TrialState
@@ -140,6 +141,11 @@ def _failures(trials: Sequence[Trial]) -> list[Mapping[str, Any]]:
             groups.setdefault(_reason(t) or "unknown", []).append(t)
     common = sorted(groups.items(), key=lambda item: -len(item[1]))[:_GROUPS]
     return [
-        {"reason": reason, "trials": [t.number for t in group], "detail": (group[-1].detail or "")[-_DETAIL:]}
+        {
+            "reason": reason,
+            "trials": [t.number for t in group],
+            "common": in_common(group, trials),
+            "detail": (group[-1].detail or "")[-_DETAIL:],
+        }
         for reason, group in common
     ]

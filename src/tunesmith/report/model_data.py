@@ -1,4 +1,4 @@
-"""What the engine's model says of a study, as plain JSON for the report page: importances, fitted curves, a map."""
+"""What the engine's model says of a study, as plain JSON for the page: trust, importances, fitted curves, a map."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.dimensions import dimensions
-from tunesmith.engine import Number
+from tunesmith.engine import Dimension, Number
 from tunesmith.engine.effects import Effect, Map, effects
 from tunesmith.errors import TunesmithError
+from tunesmith.report.hints import narrow_ranges
 from tunesmith.trial import signs
+from tunesmith.trust import trust
 
 if TYPE_CHECKING:
     from tunesmith.study import Study
 
 ENOUGH = 10  # completed trials
 _CURVES = 8  # parameters with a fitted curve, those that matter most
+_OPTIONS = 24  # of a choice with expected values
 
 
 def model_data(study: Study) -> dict[str, Any] | None:
-    """Importances, curves and a map for the first objective; None when too few trials have completed. Takes a second."""
+    """Trust in the best, importances, curves and a map, for the first objective; None when too few trials have completed. Takes a second."""
     done = [t for t in study.trials if t.values and math.isfinite(t.values[0]) and t.params]
     space = {name: d for t in done for name, d in t.distributions.items()}
     if len(done) < ENOUGH or not space:
@@ -30,28 +33,32 @@ def model_data(study: Study) -> dict[str, Any] | None:
         known = dimensions(space)
     except TunesmithError:  # a space that the engine does not know: the page says nothing of a model
         return None
-    varied = [n for n in ranking if _is_varied(known[n])]
+    shown = [n for n in ranking if _is_varied(known[n])][:_CURVES]
+    numbers = [n for n in ranking if isinstance(known[n], Number) and _is_varied(known[n])]
     sign = signs(study.directions)[0]
     losses = [sign * t.values[0] for t in done if t.values]
-    pair = (varied[0], varied[1]) if len(varied) > 1 else None
-    curves, plane = effects(
-        known, [t.params for t in done], losses, names=varied[:_CURVES], pair=pair, seed=study.info.seed
-    )
+    pair = (numbers[0], numbers[1]) if len(numbers) > 1 else None
+    curves, plane = effects(known, [t.params for t in done], losses, names=shown, pair=pair, seed=study.info.seed)
+    known_trust = trust(study.trials, study.directions, seed=study.info.seed)
     return {
+        "trust": None if known_trust is None else {**asdict(known_trust), "sentences": known_trust.sentences},
+        "ranges": narrow_ranges(done, study.directions, {name: i.total for name, i in ranking.items()}),
         "importances": [{"name": name, **asdict(i)} for name, i in ranking.items()],
-        "curves": {name: _curve(effect, sign) for name, effect in curves.items()},
+        "curves": {name: _curve(effect, known[name], sign) for name, effect in curves.items()},
         "map": None if plane is None or pair is None else {"names": pair, **_map(plane, sign)},
     }
 
 
-def _is_varied(dimension: Any) -> bool:
-    return isinstance(dimension, Number) and dimension.low < dimension.high
+def _is_varied(dimension: Dimension) -> bool:
+    if isinstance(dimension, Number):
+        return dimension.low < dimension.high
+    return 1 < len(dimension.options) <= _OPTIONS
 
 
-def _curve(effect: Effect, sign: float) -> dict[str, Any]:
+def _curve(effect: Effect, dimension: Dimension, sign: float) -> dict[str, Any]:
     ends = (effect.low, effect.high) if sign > 0 else (effect.high, effect.low)
     return {
-        "x": _short(effect.values),
+        "x": _short(effect.values) if isinstance(dimension, Number) else [str(v) for v in effect.values],
         "mean": _short([sign * v for v in effect.mean]),
         "low": _short([sign * v for v in ends[0]]),
         "high": _short([sign * v for v in ends[1]]),

@@ -150,6 +150,30 @@ function curveUnder({ x, mean, low, high }) {
   };
 }
 
+// what is expected of each option of a choice, with its interval
+function choicesUnder({ x, mean, low, high }, choices) {
+  return (u, ctx, px, py) => x.forEach((option, k) => {
+    const at = choices.indexOf(option);
+    if (at < 0) return;
+    const [from, to] = [px(at - 0.32), px(at + 0.32)];
+    ctx.fillStyle = color("band");
+    ctx.fillRect(from, py(high[k]), to - from, py(low[k]) - py(high[k]));
+    ctx.fillStyle = color("soft");
+    ctx.fillRect(from, py(mean[k]) - 0.75 * devicePixelRatio, to - from, 1.5 * devicePixelRatio);
+  });
+}
+
+// how far noise alone reaches about the best so far
+function noiseUnder(line, reach) {
+  return (u, ctx, px, py) => {
+    ctx.fillStyle = color("noise");
+    line.forEach(([x, y], k) => {
+      const to = k + 1 < line.length ? line[k + 1][0] : u.scales.x.max;
+      ctx.fillRect(px(x), Math.min(py(y + reach), py(y - reach)), px(to) - px(x), Math.abs(py(y - reach) - py(y + reach)));
+    });
+  };
+}
+
 // a map of expected values: the better the stronger
 function mapUnder({ x, y, mean }, sign) {
   const all = mean.flat().map((v) => sign * v);

@@ -15,7 +15,8 @@ function importances(study) {
   }
   section("Which parameters matter",
     make("p", { className: "lead", textContent: "The share of the objective's variance over the space that a parameter has a hand in, with its 90 % interval. A wide interval: the trials do not tell yet." }),
-    list);
+    list, study.model.ranges.length
+      ? make("ul", { "aria-label": "where to look next" }, ...study.model.ranges.map((text) => make("li", {}, text))) : null);
 }
 
 function plane(study) {

@@ -25,7 +25,10 @@ function header(study) {
   const { trials } = study;
   const counts = new Map();
   for (const t of trials) counts.set(t.state, (counts.get(t.state) || 0) + 1);
-  const parts = [...counts].map(([state, n]) => `${n} ${state}`);
+  const done = trials.filter((t) => ["complete", "pruned", "failed"].includes(t.state)).length;
+  const parts = [study.n_trials ? `${done} of ${study.n_trials} trials` : `${done} trials`];
+  if (finite(study.left)) parts.push(`about ${duration(study.left)} left`);
+  if (trials.length) parts.push([...counts].map(([state, n]) => `${n} ${state}`).join(", "));
   if (study.failed) parts.push(study.failed.replace(/^\d+ failed \((.*)\)$/, "failures: $1"));
   parts.push(`${duration(study.seconds)} in trials`, study.directions.join(", "));
   main.append(
@@ -44,8 +47,17 @@ function header(study) {
       make("b", { textContent: first.values.map(show).join(", ") }),
       make("div", {}, `trial ${first.number}`),
       ...margins(study).map((text) => make("div", { className: "soft", textContent: text })),
-      study.checkpoint ? make("div", { className: "soft" }, `checkpoint ${study.checkpoint}`) : null),
-    pasted(study.settings)));
+      trusted(study)),
+    make("div", {}, pasted(study.settings),
+      study.checkpoint ? make("div", { className: "soft" }, `checkpoint ${study.checkpoint}`) : null)));
+}
+
+// can the best be trusted? what the model says of it, unless that was another one
+function trusted(study) {
+  const trust = study.model?.trust;
+  if (!trust || trust.best !== study.best[0]) return null;
+  return make("ul", { className: "trust", "aria-label": "can the best be trusted?" },
+    ...trust.sentences.map((text) => make("li", {}, text)));
 }
 
 // whether the best one stands out: the next best, and what is usual
@@ -94,14 +106,16 @@ function progressOverTrials(study) {
       record = Math.min(record, sign * t.values[k]);
       return [t.number, sign * record, t.number, `best so far: ${show(sign * record)}`];
     });
+    const noise = k === 0 && study.directions.length === 1 ? study.model?.trust?.noise : null;
     chart(grid, `${objectives[k]}, ${direction}`, { x: "trial", y: objectives[k], whole: true, direction }, [
       { label: "stopped early", color: "stop", dot: 6, hollow: true,
         points: without.filter((t) => t.state === "pruned").map(reported) },
       { label: "not finished", color: "soft", dot: 6, hollow: true,
         points: without.filter((t) => !["pruned", "failed"].includes(t.state)).map(reported) },
-      { label: "best so far", color: "good", line: "step", width: 2, points: line },
+      { label: noise ? "best so far, and what noise makes of it (90 %)" : "best so far", color: "good", line: "step", width: 2, points: line },
       { label: "complete", color: "mark", dot: 6, points: done.map(at) },
-    ], { height: 280, crosses: trials.filter((t) => t.state === "failed").map((t) => t.number) });
+    ], { height: 280, crosses: trials.filter((t) => t.state === "failed").map((t) => t.number),
+      under: noise && line.length ? noiseUnder(line, 1.645 * noise) : null });
   });
   if (study.directions.length === 2) paretoFront(study, grid);
   if (grid.children.length) section("Objective over trials", grid);
@@ -129,11 +143,11 @@ function parameters(study) {
     const point = (t) => [x(t), t.values[0], t.number, `${study.describe(t)}\n${parameter.name} = ${study.setting(t, k)}`];
     const axes = { x: parameter.log ? `${parameter.name} (log)` : parameter.name, y: study.objectives[0],
       logX: parameter.log, choices: parameter.numeric ? null : parameter.choices, direction: study.directions[0] };
-    const curve = parameter.numeric ? study.model?.curves[parameter.name] : null;
+    const curve = study.model?.curves[parameter.name];
     chart(grid, parameter.name, axes, [
       { color: "mark", dot: 5, points: having.filter((t) => !study.isBest(t)).map(point) },
       { color: "good", dot: 9, points: having.filter(study.isBest).map(point) },
-    ], { under: curve ? curveUnder(curve) : null });
+    ], { under: !curve ? null : parameter.numeric ? curveUnder(curve) : choicesUnder(curve, parameter.choices) });
   });
   if (!grid.children.length) return;
   const order = done.length >= 10 ? " Those that explain most of it come first." : "";
@@ -184,5 +198,6 @@ function failed(study) {
   section("What failed", ...study.failures.map((f) => make("details", {},
     make("summary", {}, make("b", {}, `${f.trials.length} \u00d7`), f.reason),
     make("p", { className: "soft" }, `trials ${f.trials.slice(0, 50).join(", ")}${f.trials.length > 50 ? ", ..." : ""}`),
+    f.common ? make("p", {}, f.common) : null,
     f.detail ? make("pre", { tabIndex: 0, textContent: f.detail }) : null)));
 }
