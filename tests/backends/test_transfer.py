@@ -41,10 +41,17 @@ def test_parameters_that_only_one_of_the_studies_has_are_left_to_the_engine(tmp_
     assert 5.0 <= study.trials[0].params["new"] <= 6.0
 
 
-def test_enqueued_trials_come_as_they_are(tmp_path: Path) -> None:
+def test_enqueued_trials_come_as_they_are_and_then_the_earlier_studys(tmp_path: Path) -> None:
     earlier = search(tmp_path / "a")
-    study = search(tmp_path / "b", 2, warm_start=[earlier], enqueue=[{"x": 0.9, "y": 0.9}])
+    study = search(tmp_path / "b", 3, warm_start=[earlier], enqueue=[{"x": 0.9, "y": 0.9}])
     assert study.trials[0].params == {"x": 0.9, "y": 0.9}
+    assert study.trials[1].params == earlier.best_trial.params != study.trials[2].params
+
+
+def test_an_earlier_studys_best_that_was_tried_already_is_not_tried_again(tmp_path: Path) -> None:
+    earlier = search(tmp_path / "a")
+    study = search(tmp_path / "b", 3, warm_start=[earlier], enqueue=[dict(earlier.best_trial.params)])
+    assert sum(t.params == earlier.best_trial.params for t in study.trials) == 1
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ class EngineBackend:
 
     `pruner`: "model" stops trials that have little chance to become the best, None stops none, an Optuna pruner decides
     by its own rule; trials are compared at equal shares of training. `warm_start`: earlier studies (or their paths)
-    whose best configurations are tried first.
+    whose best configurations are tried first, after what is enqueued.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class EngineBackend:
         finished = [o for t in before if (o := self._observation(t, expected.get(t.number))) is not None]
         pending = [{**t.offered, **t.params} for t in before if not t.state.finished]
         seed = self._setting.seed
-        warm = self._first[number] if number < len(self._first) and not fixed else {}
+        warm = {} if fixed else self._untried(before)
         fixed = {**warm, **fixed}
         found = suggest(dimensions(space), finished, pending, seed=seed, number=number, fixed=fixed)
         return Proposal(
@@ -80,6 +80,11 @@ class EngineBackend:
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def _untried(self, before: Sequence[Trial]) -> Params:
+        """The first of the earlier studies' configurations that no trial has had yet."""
+        left = (c for c in self._first if not any(c.items() <= {**t.offered, **t.params}.items() for t in before))
+        return next(left, {})
 
     def _observation(self, trial: Trial, expected: float | None) -> Observation | None:
         if not trial.params or not trial.state.finished:

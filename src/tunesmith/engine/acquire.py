@@ -15,7 +15,7 @@ from tunesmith.engine.gp import Posterior
 Gain = Callable[[Array], Array]
 
 _RANDOM, _NEAR, _KEPT = 1500, 60, 10
-_STEPS = (0.1, 0.04, 0.015)  # widths of the steps around the most promising points, one round each
+_STEPS = (0.1, 0.04, 0.015, 0.006, 0.0025)  # widths of the steps around the most promising points, one round each
 _SMALL = 2000  # a space of at most so many points is searched whole
 _FAR = -40.0  # from here on phi(z) / z^2 is exact enough, and the full expression cancels
 _DIGITS = 5  # points that agree to so many decimals are one configuration
@@ -87,7 +87,7 @@ def maximise(
 ) -> Array:
     """The point found where `gain`, a function of points (m, columns), is greatest; shape (columns,).
 
-    Candidates are random points and neighbours of `starts` (the best known points, best first), then three rounds of ever
+    Candidates are random points and neighbours of `starts` (the best known points, best first), then five rounds of ever
     smaller steps around the most promising; a small finite space is searched whole. What `avoid` holds (finished or
     pending) is not suggested again while other points are left. `fixed` parameters keep their values. `effort`: the share of
     the usual number of candidates, for models that are slow to ask.
