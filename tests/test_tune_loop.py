@@ -8,13 +8,19 @@ import numpy as np
 import pytest
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler, MedianStoppingRule, PopulationBasedTraining
+from ray.tune.schedulers import (
+    ASHAScheduler,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    ResourceChangingScheduler,
+)
 from ray.tune.search.optuna import OptunaSearch
 
 from tunesmith import load_study, search
 from tunesmith.errors import SettingError
 from tunesmith.trial import TrialState
 
+PBT = PopulationBasedTraining(hyperparam_mutations={"x": [0, 1]})
 SPACE = {"x": tune.uniform(0, 1), "n": tune.randint(1, 9), "kind": tune.choice(["a", "b"])}
 
 
@@ -125,9 +131,10 @@ def test_another_seed_makes_other_configurations_whoever_has_seeded_numpy(tmp_pa
         ({"scheduler": ASHAScheduler(), "trial_timeout": 5}, "trial_timeout must be left out"),
         ({"scheduler": ASHAScheduler(), "runner": "workers", "workers": 1}, "runner must be left out"),
         ({"search_alg": OptunaSearch(), "enqueue": [{"x": 0.5}]}, "enqueue must be left out"),
-        ({"scheduler": PopulationBasedTraining(hyperparam_mutations={"x": [0, 1]})}, "population based training and"),
-        ({"scheduler": HyperBandScheduler()}, "scheduler must be Ray Tune's AsyncHyperBandScheduler"),
-        ({"scheduler": "asha"}, "scheduler must be Ray Tune's AsyncHyperBandScheduler"),
+        ({"scheduler": PBT, "search_alg": OptunaSearch()}, "population based training proposes by itself"),
+        ({"scheduler": PBT, "workers": 1}, "workers must be left out with PopulationBasedTraining"),
+        ({"scheduler": ResourceChangingScheduler(), "space": SPACE}, "scheduler must be Ray Tune's ASHAScheduler"),
+        ({"scheduler": "asha"}, "scheduler must be Ray Tune's ASHAScheduler"),
         ({"search_alg": "optuna"}, "search_alg must be one of Ray Tune's searchers"),
     ],
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.errors import SettingError
+from tunesmith.folders import step_of
 from tunesmith.study import Study
 from tunesmith.trial import Trial, TrialState, signs
 
@@ -22,12 +23,6 @@ def checked_keep(keep: Keep) -> Keep:
     if keep is None or keep == "best" or (isinstance(keep, int) and not isinstance(keep, bool) and keep >= 1):
         return keep
     raise SettingError(f'keep_checkpoints must be None, "best" or a number from 1, got {keep!r}')
-
-
-def step_of(path: Path) -> int:
-    """The step in a checkpoint directory's name, -1 when there is none."""
-    tail = path.name.rpartition("-")[2]
-    return int(tail) if tail.isdigit() else -1
 
 
 def whole(path: Path) -> bool:

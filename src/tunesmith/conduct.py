@@ -21,7 +21,7 @@ from tunesmith.places import Places
 from tunesmith.record_lock import driver_of
 from tunesmith.report.page import write_report
 from tunesmith.report.progress import Progress
-from tunesmith.runners import Outcome, Runner
+from tunesmith.runners import Outcome, Runner, Task
 from tunesmith.runners.ranks import Ranks
 from tunesmith.runners.workers import WorkersRunner
 from tunesmith.space import parse_space
@@ -304,11 +304,7 @@ def search(
         workers, threads_per_trial, gpus_per_trial, trial_timeout, where, resources_per_trial, ranks_per_trial
     )
     if leaves_loop(backend, options):
-        from tunesmith.tune_loop import TunePlace  # noqa: PLC0415  an optional package
-
-        _check_left(plan, places)
-        count = None if workers == "auto" else workers
-        return conduct(plan, TunePlace(task, static, workers=count, resources=resources_per_trial))
+        return conduct(plan, tune_place(plan, places, task, space=static))
     return conduct(plan, places.make(task))
 
 
@@ -320,6 +316,24 @@ def check_launched(ranks: int, **given: Any) -> None:
                 f"{name} must be None under torchrun, got {value!r}: a trial runs on all {ranks} ranks; start the script "
                 "without torchrun to have workers"
             )
+
+
+def tune_place(plan: Plan, places: Places, task: Task, *, space: Space | None, bare: Sequence[object] = ()) -> OwnLoop:
+    """Where Ray Tune runs the trials of a task and drives the search; `bare` is as in `WorkersRunner`.
+
+    Raises SettingError for a setting that Tune's objects do not keep to.
+    """
+    from tunesmith.tune_loop import TunePlace  # noqa: PLC0415  an optional package
+
+    _check_left(plan, places)
+    return TunePlace(
+        task,
+        space,
+        scheduler=plan.options.get("scheduler"),
+        workers=None if places.workers == "auto" else places.workers,
+        resources=places.resources_per_trial,
+        bare=bare,
+    )
 
 
 def _check_left(plan: Plan, places: Places) -> None:

@@ -17,8 +17,9 @@ from optuna.exceptions import TrialPruned
 from transformers import TrainerCallback
 from transformers.trainer_utils import HPSearchBackend
 
-from tunesmith import arguments, checkpoints
+from tunesmith import arguments, checkpoints, inheritance
 from tunesmith.errors import ModelNotSavedError, SettingError, UserFunctionError
+from tunesmith.folders import step_of
 from tunesmith.hp_space import SpaceFunction, replay
 from tunesmith.kept import Kept, Weights
 from tunesmith.objective import Objective
@@ -146,6 +147,8 @@ class TrainerTask:
         args.output_dir = str(live.directory.parent)
         name = self.hp_name(live)  # W&B names runs so too, by state.trial_name, in a group of the study's directory
         args.run_name = name if args.run_name is None else f"{args.run_name}-{name}"
+        if live.save_each_report:
+            _save_at_evaluations(args)
         self.trainer.__class__ = self._trial_class
         try:
             return self._train(live, args, values)
@@ -165,6 +168,8 @@ class TrainerTask:
         trainer.objective, trainer.compute_objective, trainer._trial = None, self.objective, live  # noqa: SLF001
         trainer.add_callback(_Watch(live))
         resume = None if live.resume_from is None else checkpoints.resumable(Path(live.resume_from))
+        if resume is not None and live.inherited:
+            inheritance.forget_past(resume, train_batch_size=args.train_batch_size)
         _name_cpu(args)
         try:
             trainer.train(resume_from_checkpoint=None if resume is None else str(resume), trial=live)
@@ -185,7 +190,7 @@ class TrainerTask:
         trainer = self.trainer
         state = trainer.state
         best = state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
-        step = checkpoints.step_of(Path(best)) if best else state.global_step
+        step = step_of(Path(best)) if best else state.global_step
         if not any(r.step == step for r in live.reports):
             metrics = trainer.evaluate()
             self.report(metrics, final=True)
@@ -235,7 +240,7 @@ class TrainerTask:
             examples=state.global_step * per_step,
             share=1.0 if final else (state.global_step / state.max_steps if state.max_steps else None),
         )
-        if not final and live.decide().action == "prune":
+        if not final and live.decided.action == "prune":
             raise TrialPruned
 
     def model(self) -> Any:
@@ -321,6 +326,14 @@ def _in_trial(cls: type, task: TrainerTask) -> type:
             if trial is not None:
                 task.report(metrics)
 
+        def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+            if not task.live.inherited:
+                super()._load_optimizer_and_scheduler(checkpoint)
+                return
+            wanted = inheritance.settings(self.optimizer, self.lr_scheduler)
+            super()._load_optimizer_and_scheduler(checkpoint)
+            inheritance.apply(wanted, self.optimizer, self.lr_scheduler)
+
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             if trial is None:
                 super()._save_checkpoint(model, trial)
@@ -332,16 +345,28 @@ def _in_trial(cls: type, task: TrainerTask) -> type:
             task.live.save_checkpoint(str(task.live.directory / f"checkpoint-{step}"), step)
             _remove_old_checkpoints(self, str(task.live.directory))
 
+    _prepare_once(InTrial, task)
     kind: Any = InTrial
-    original = getattr(cls, "_prepare_dataset", None)
+    kind.__name__, kind.__qualname__, kind.__module__ = cls.__name__, cls.__qualname__, cls.__module__
+    return InTrial
+
+
+def _prepare_once(kind: Any, task: TrainerTask) -> None:
+    """Let a Trainer of TRL's prepare a dataset once for all trials whose settings of its own are the same."""
+    original = getattr(kind, "_prepare_dataset", None)
     if original is not None and original.__module__ in _PREPARING:
 
         def prepare(trainer: Any, dataset: Any, *args: Any, **kwargs: Any) -> Any:
             return task.prepared(dataset, args, kwargs, partial(original, trainer))
 
         kind._prepare_dataset = prepare  # noqa: SLF001
-    kind.__name__, kind.__qualname__, kind.__module__ = cls.__name__, cls.__qualname__, cls.__module__
-    return InTrial
+
+
+def _save_at_evaluations(args: Any) -> None:
+    """Have each evaluation followed by a checkpoint; only the newest is kept where none were wanted."""
+    if str(getattr(args.save_strategy, "value", args.save_strategy)) == "no":
+        args.save_total_limit = 1
+    args.save_strategy, args.save_steps = type(args.save_strategy)(args.eval_strategy.value), args.eval_steps
 
 
 @contextmanager

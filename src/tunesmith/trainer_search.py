@@ -16,7 +16,7 @@ from transformers.trainer_utils import BestRun, HPSearchBackend
 
 from tunesmith import arguments, checkpoints
 from tunesmith.backends import leaves_loop, preferred_runner
-from tunesmith.conduct import Plan, as_directions, check_launched, conduct
+from tunesmith.conduct import OwnLoop, Plan, as_directions, check_launched, conduct, tune_place
 from tunesmith.constraints import Constraints, Function
 from tunesmith.errors import SettingError
 from tunesmith.hp_space import Probe, as_space_function, default_space
@@ -142,18 +142,16 @@ def hyperparameter_search(
             failure is recorded and the search goes on, see max_failures.
 
     Returns: transformers' BestRun (a list of them, the Pareto set, with several directions); `run_summary` is the
-    study. Afterwards `trainer.model` is the best trial's model.
+    study, where Ray Tune drove the search Tune's own analysis, with `.study` beside it. Afterwards `trainer.model` is the best trial's model.
 
     Raises SettingError, SpaceError or UnknownBackendError (ValueErrors) for bad input before any training,
     SearchFailedError when the trials fail, UserFunctionError for a bug in hp_space or compute_objective.
     """
     name = backend.value if isinstance(backend, HPSearchBackend) else (backend or "tunesmith")
     alone = trainer.args.world_size == 1
-    if leaves_loop(name, options):
-        raise SettingError(
-            "scheduler and search_alg must be None for a Trainer: Ray Tune does not drive a Trainer's search yet; leave them "
-            "out for our engine and its pruner in Ray's workers, or give them to tunesmith.search"
-        )
+    tuned = leaves_loop(name, options)
+    if tuned:
+        _check_tuned(trainer)
     if runner is None and alone:
         runner = preferred_runner(name)
     if not alone:
@@ -230,7 +228,11 @@ def hyperparameter_search(
         task.leave_devices()
         with old_objects_aside(), _without_bars() if progress else nullcontext():
             if ranks is None:
-                conduct(plan, places.make(task, preload=_PRELOAD, bare=[trainer]), prepare=opened.append)
+                if tuned:
+                    place: Runner | OwnLoop = tune_place(plan, places, task, space=sampled, bare=[trainer])
+                else:
+                    place = places.make(task, preload=_PRELOAD, bare=[trainer])
+                conduct(plan, place, prepare=opened.append)
             else:
                 weights = _conduct_on(ranks, plan, task, opened, trial_timeout=trial_timeout)
     finally:  # also after a failure or Ctrl-C: the best so far is in hand
@@ -284,9 +286,13 @@ def _result(study: Study) -> Bests:
     if not found:
         warnings.warn(f"no trial has completed: {study.summary()}", UserWarning, stacklevel=3)
         found = [] if best is None else [best]
+    summary: Any = study
+    if study.analysis is not None:  # as transformers gives it, with the study beside it
+        summary = study.analysis
+        summary.study = study
     runs = [
-        BestRun(str(t.number), _objective_of(t.values or t.reports[-1].values), dict(t.params), study) for t in found
-    ] or [BestRun("none", float("nan"), {}, study)]
+        BestRun(str(t.number), _objective_of(t.values or t.reports[-1].values), dict(t.params), summary) for t in found
+    ] or [BestRun("none", float("nan"), {}, summary)]
     return runs if len(study.directions) > 1 else runs[0]
 
 
@@ -303,6 +309,17 @@ def _places(trainer: transformers.Trainer, places: Places, options: Mapping[str,
     if places.workers is not None:
         raise SettingError(f"n_jobs means workers, got workers={places.workers!r} and n_jobs={n_jobs!r}; pass one")
     return replace(places, workers="auto" if n_jobs == -1 else n_jobs)
+
+
+def _check_tuned(trainer: transformers.Trainer) -> None:
+    """What Ray Tune's scheduler or search algorithm needs of a Trainer."""
+    if trainer.args.world_size > 1:
+        raise SettingError("Ray Tune starts its own workers, got a script under torchrun; start it without torchrun")
+    if str(getattr(trainer.args.eval_strategy, "value", trainer.args.eval_strategy)) == "no":
+        raise SettingError(
+            'eval_strategy must be "steps" or "epoch", so that Ray Tune learns how a trial does, got "no"; set it in the '
+            "arguments"
+        )
 
 
 def _check_names(probe: Probe, trainer: transformers.Trainer, *, strict: bool) -> None:
@@ -334,7 +351,7 @@ def _check_names(probe: Probe, trainer: transformers.Trainer, *, strict: bool) -
 def _current(
     trainer: transformers.Trainer, space: Mapping[str, BaseDistribution], options: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """The user's own arguments as the first trial, when they lie in the space and no sampler of the user's decides."""
+    """The user's own arguments as the first trial, when they lie in the space and nothing of the user's decides."""
     params = {}
     for name, distribution in space.items():
         value = getattr(trainer.args, name, None)
@@ -342,7 +359,8 @@ def _current(
         if not hasattr(trainer.args, name) or not contains(distribution, value):
             return []
         params[name] = value
-    return [] if options.get("sampler") is not None or not params else [params]
+    decides = any(options.get(name) is not None for name in ("sampler", "search_alg"))
+    return [] if decides or not params else [params]
 
 
 def _objective_of(values: Sequence[float] | None) -> Any:

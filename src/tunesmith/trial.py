@@ -149,7 +149,8 @@ class Assignment:
 
     `params` and `distributions` are what an earlier attempt was given (they stay the same), `reports` what it reported
     up to the checkpoint `resume_from`. `directory` is where the trial's files go (it need not exist), in the study's
-    own; both paths are absolute.
+    own; both paths are absolute. `inherited`: the checkpoint is another trial's, trained with other parameters.
+    `save_each_report`: every report must be followed by a checkpoint, for the trial may be paused there.
     """
 
     number: int
@@ -160,6 +161,8 @@ class Assignment:
     reports: tuple[Report, ...] = ()
     resume_from: str | None = None
     directory: str = ""
+    inherited: bool = False
+    save_each_report: bool = False
 
 
 class LiveTrial(BaseTrial):
@@ -167,6 +170,8 @@ class LiveTrial(BaseTrial):
 
     `resume_from` is the directory of the last whole checkpoint when an interrupted trial goes on, else None;
     `attempt` counts from 1. `directory` is a place for the trial's files, in the study's directory; it need not exist.
+    `inherited`: that checkpoint is another trial's, whose weights go on under this one's parameters (population based
+    training). `save_each_report`: every report must come with a checkpoint.
     """
 
     def __init__(self, assignment: Assignment, link: Link) -> None:
@@ -182,6 +187,8 @@ class LiveTrial(BaseTrial):
         self.directory = Path(assignment.directory)
         self.resume_from = assignment.resume_from
         self.attempt = assignment.attempt
+        self.inherited = assignment.inherited
+        self.save_each_report = assignment.save_each_report
 
     def __repr__(self) -> str:
         return f"LiveTrial(number={self._number}, params={self._params!r})"
@@ -311,6 +318,11 @@ class LiveTrial(BaseTrial):
     def save_checkpoint(self, path: str, step: int) -> None:
         """Tell the study that a whole checkpoint of `step` lies at `path`: an interrupted trial goes on from there."""
         self._link.checkpoint(str(path), int(step))
+
+    @property
+    def decided(self) -> Decision:
+        """What the study wanted when it was last asked, or was told a report."""
+        return self._decision
 
     def decide(self) -> Decision:
         """What the study wants of this trial now, with its reason."""

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray.tune
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    HyperBandScheduler,
+    PopulationBasedTraining,
+    PopulationBasedTrainingReplay,
+)
 from ray.tune.search import SearchAlgorithm, Searcher
 
 from tunesmith.backends.engine import EngineBackend
@@ -19,11 +25,8 @@ _OURS = {
     "local_dir": "directory", "resume": "resume", "restore": "resume", "max_failures": "max_retries",
     "max_concurrent_trials": "workers", "time_budget_s": "timeout", "points_to_evaluate": "enqueue",
 }  # fmt: skip
-SCHEDULERS = (
-    AsyncHyperBandScheduler,
-    MedianStoppingRule,
-    FIFOScheduler,
-)  # and none of their subclasses: population based training is FIFO to Tune
+SCHEDULERS = (AsyncHyperBandScheduler, HyperBandScheduler, FIFOScheduler)  # the others of Tune's are kinds of FIFO
+_EXCLUDED = (PopulationBasedTrainingReplay,)
 _NOT_TAKEN = ("run_or_experiment", "metric", "raise_on_failed_trial", "callbacks", "resources_per_trial")
 
 
@@ -60,10 +63,15 @@ class RayBackend(EngineBackend):
 def _check_objects(options: Mapping[str, Any]) -> None:
     """What the user gives of Tune's must be what a search is known to go through with."""
     scheduler, search_alg = options.get("scheduler"), options.get("search_alg")
-    if scheduler is not None and type(scheduler) not in SCHEDULERS:
+    if scheduler is not None and (not isinstance(scheduler, SCHEDULERS) or isinstance(scheduler, _EXCLUDED)):
         raise SettingError(
-            f"scheduler must be Ray Tune's {', '.join(s.__name__ for s in SCHEDULERS)}, got {scheduler!r}; population based "
-            "training and schedulers that change resources are not supported yet"
+            "scheduler must be Ray Tune's ASHAScheduler, HyperBandScheduler, MedianStoppingRule, PopulationBasedTraining, "
+            f"PB2 or FIFOScheduler, got {scheduler!r}; pass the object; schedulers that change resources or replay are not "
+            "supported"
+        )
+    if isinstance(scheduler, PopulationBasedTraining) and search_alg is not None:
+        raise SettingError(
+            f"population based training proposes by itself, got search_alg={search_alg!r}; leave out one of the two"
         )
     if search_alg is not None and not isinstance(search_alg, Searcher | SearchAlgorithm):
         raise SettingError(

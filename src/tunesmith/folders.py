@@ -1,0 +1,47 @@
+"""The folders of a trial's checkpoints, by name; and one that another trial takes over."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+
+def step_of(path: Path) -> int:
+    """The step in a checkpoint directory's name, -1 when there is none."""
+    tail = path.name.rpartition("-")[2]
+    return int(tail) if tail.isdigit() else -1
+
+
+def take_over(checkpoint: Path, run: Path) -> Path | None:
+    """Another trial's checkpoint in this one's folder, as links to the same files; None when there is none any more.
+
+    A folder `checkpoint-<step>` that is gone, since the other trial keeps only its newest, is replaced by the newest.
+    The trial's own checkpoints, of other parameters, go.
+    """
+    if checkpoint.parent == run:
+        return checkpoint
+    tried: set[Path] = set()
+    while checkpoint not in tried:
+        tried.add(checkpoint)
+        part = run / "taken-over"
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            shutil.copytree(checkpoint, part, copy_function=_link)
+        except (OSError, shutil.Error):  # removed meanwhile
+            others = [p for p in checkpoint.parent.glob("checkpoint-*") if p not in tried and step_of(p) >= 0]
+            checkpoint = max(others, key=step_of, default=checkpoint)
+            continue
+        for own in run.glob("checkpoint-*"):
+            shutil.rmtree(own)
+        return part.rename(run / checkpoint.name)
+    return None
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
