@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import erfcx, log_ndtr
 
 from tunesmith.engine.encoding import Array, Cube, Mask, Rng
@@ -18,6 +19,7 @@ _RANDOM, _NEAR, _KEPT = 1500, 60, 10
 _STEPS = (0.1, 0.04, 0.015, 0.006, 0.0025)  # widths of the steps around the most promising points, one round each
 _SMALL = 2000  # a space of at most so many points is searched whole
 _FAR = -40.0  # from here on phi(z) / z^2 is exact enough, and the full expression cancels
+_ANY = -1.0  # stands for whatever value a column that does not matter has
 _DIGITS = 5  # points that agree to so many decimals are one configuration
 
 
@@ -32,23 +34,28 @@ class Taken:
 
     def add(self, points: Array, matter: Mask) -> None:
         """Take points (n, columns); `matter`, of the same shape, is False where a trial did not ask for the parameter."""
-        patterns, which = np.unique(matter, axis=0, return_inverse=True)
-        for k, columns in enumerate(patterns):
-            there = _rounded(points)[which.ravel() == k][:, columns]
-            self._seen.setdefault(columns.tobytes(), set()).update(row.tobytes() for row in there)
+        for columns, row in zip(_rows(matter), _rows(np.where(matter, _rounded(points), _ANY)), strict=True):
+            self._seen.setdefault(columns, set()).add(row)
 
     def new(self, points: Array) -> Mask:
         """Which points (m, columns) differ from each that was taken in a column that mattered to it; shape (m,)."""
         found = np.ones(len(points), bool)
+        rounded = _rounded(points)
         for columns, seen in self._seen.items():
-            there = _rounded(points)[:, np.frombuffer(columns, bool)]
-            found &= np.array([row.tobytes() not in seen for row in there], bool)
+            there = np.where(np.frombuffer(columns, bool), rounded, _ANY)
+            found &= np.array([row not in seen for row in _rows(there)], bool)
         return found
 
     def fresh(self, points: Array) -> Array:
         """The new ones of the points; all of them when nothing else is left."""
         new = self.new(points)
         return points[new] if new.any() else points
+
+
+def _rows(table: NDArray[Any]) -> list[bytes]:
+    """Each row as bytes."""
+    whole, width = np.ascontiguousarray(table).tobytes(), table.shape[1] * table.itemsize
+    return [whole[k : k + width] for k in range(0, len(whole), width)]
 
 
 def _rounded(points: Array) -> Array:

@@ -24,6 +24,7 @@ Rng = np.random.Generator
 _HALF = math.sqrt(0.5)  # two different options are 1 apart, as the two ends of a scale are
 _LEAST = 1e-300  # what is not positive has no logarithm: it stands at the low end
 _ABSENT = object()  # the value of a parameter that a trial does not have
+_PLAIN = {int, float}
 _GRID = 10_000  # at most so many levels are listed; a finer grid is treated as continuous and rounded at the end
 
 
@@ -75,7 +76,9 @@ class Scale:
 
     def encode(self, values: Sequence[Any]) -> Array:
         """The values' places; the middle for what is no number (absent, or the parameter was of another kind once)."""
-        numbers = np.array([v if isinstance(v, int | float) else math.nan for v in values], float)
+        if not set(map(type, values)) <= _PLAIN:  # a look at all types at once: histories are long
+            values = [v if isinstance(v, int | float) else math.nan for v in values]
+        numbers = np.array(values, float)
         places = np.log(np.maximum(numbers, _LEAST)) if self.log else numbers
         places = np.clip((places - self.bottom) / self.span, 0.0, 1.0) if self.span else np.zeros(len(places))
         return np.where(np.isfinite(numbers), places, 0.5)[:, None]
@@ -185,9 +188,9 @@ class Cube:
 
     def asked(self, rows: Sequence[Mapping[str, Any]]) -> Mask:
         """Which columns belong to parameters that the rows have, shape (n, columns)."""
-        return np.array([[name in row for name in self.names] for row in rows], bool).reshape(-1, len(self))[
-            :, self.group
-        ]
+        every = dict.fromkeys(self.names).keys()
+        having = [[True] * len(self) if row.keys() >= every else [n in row for n in self.names] for row in rows]
+        return np.array(having, bool).reshape(-1, len(self))[:, self.group]
 
     def decode(self, point: Array) -> dict[str, Any]:
         """A point as parameters."""

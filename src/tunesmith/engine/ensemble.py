@@ -77,8 +77,10 @@ def ensemble(points: Array, y: Array, group: Index, *, allowed: Mask) -> Ensembl
 
     What is to be improved on are the `allowed` ones only: what trials broke a constraint to reach does not count.
     """
-    learnt = thinned(y[: _fitted_on(len(y))], FIT_ON)
-    thetas = [gp.mode(points[learnt], warp.half_rank(y[learnt]), group, prior=prior) for prior in PRIORS]
+    thetas = []
+    for k, prior in enumerate(PRIORS):
+        learnt = thinned(y[: k + fitted_on(len(y) - k)], FIT_ON)  # shifted by k: no ask has to fit them all
+        thetas.append(gp.mode(points[learnt], warp.half_rank(y[learnt]), group, prior=prior))
     rows = np.union1d(thinned(y, MODEL_ON), np.argmin(np.where(allowed, y, np.inf)))
     at, warped = points[rows], warp.half_rank(y[rows])
     members = tuple(gp.condition(at, warped, group, theta) for theta in thetas)
@@ -96,7 +98,7 @@ def thinned(y: Array, most: int) -> Index:
     return np.sort(order[np.r_[:best, others]])
 
 
-def _fitted_on(count: int) -> int:
+def fitted_on(count: int) -> int:
     """The last length of the history at which hyperparameters were due, so that most asks find them fitted."""
     due = 1
     while (following := max(due + 1, math.ceil(_GROWTH * due))) <= count:
