@@ -12,10 +12,11 @@ from typing import Any, Literal, TypeAlias
 
 import transformers
 from optuna.distributions import BaseDistribution
-from transformers.trainer_utils import BestRun, HPSearchBackend
+from transformers.trainer_utils import HPSearchBackend
 
 from tunesmith import arguments, checkpoints
 from tunesmith.backends import leaves_loop, preferred_runner
+from tunesmith.best_run import BestRun, add_to_card
 from tunesmith.conduct import OwnLoop, Plan, as_directions, check_launched, conduct, tune_place
 from tunesmith.constraints import Constraints, Function
 from tunesmith.errors import SettingError
@@ -36,12 +37,34 @@ Bests: TypeAlias = "BestRun | list[BestRun]"
 _PRELOAD = ("torch", "transformers", "tunesmith.trainer")  # the fork server loads them once for all workers
 
 
-class Trainer(transformers.Trainer, metaclass=Recording):
-    """transformers.Trainer with tunesmith's `hyperparameter_search`; everything else is unchanged."""
+class _Searching:
+    """What a Trainer class gets: our search, and its result in the model card that goes to the Hub."""
 
     def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Bests:
         """Search the hyperparameters: see `tunesmith.hyperparameter_search`."""
-        return hyperparameter_search(self, *args, **kwargs)
+        found: Any = self
+        best = hyperparameter_search(found, *args, **kwargs)
+        self._tunesmith_best = best[0] if isinstance(best, list) else best
+        return best
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the model card, as the Trainer does; after a search, with how the hyperparameters were found."""
+        trainer: Any = self
+        super().create_model_card(*args, **kwargs)  # type: ignore[misc]  # of the Trainer class beside it
+        best = getattr(self, "_tunesmith_best", None)
+        path = Path(trainer.args.output_dir) / "README.md"
+        if best is not None and trainer.is_world_process_zero() and path.is_file():
+            add_to_card(path, best, task=_only(kwargs.get("tasks")), dataset=_only(kwargs.get("dataset")))
+
+
+def _only(given: str | Sequence[str] | None) -> str | None:
+    """The one name that was given."""
+    names = [given] if isinstance(given, str) else list(given or ())
+    return names[0] if len(names) == 1 else None
+
+
+class Trainer(_Searching, transformers.Trainer, metaclass=Recording):
+    """transformers.Trainer with tunesmith's `hyperparameter_search`; all else but the model card is unchanged."""
 
 
 def tunable(cls: type[transformers.Trainer]) -> type[transformers.Trainer]:
@@ -52,12 +75,8 @@ def tunable(cls: type[transformers.Trainer]) -> type[transformers.Trainer]:
     kind = Recording if issubclass(Recording, own) else type("Recording", (Recording, own), {})
     made: type[transformers.Trainer] = kind(
         cls.__name__,
-        (cls,),
-        {
-            "__doc__": cls.__doc__,
-            "__module__": cls.__module__,
-            "hyperparameter_search": Trainer.hyperparameter_search,
-        },
+        (_Searching, cls),
+        {"__doc__": cls.__doc__, "__module__": cls.__module__},
     )
     return made
 

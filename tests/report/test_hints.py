@@ -43,7 +43,7 @@ def test_failed_trials_have_a_value_in_common():
 
 def test_failed_trials_lie_beyond_a_value():
     others = [works(k, lr=0.1 * k) for k in range(20)]
-    failed = [fails(30, lr=1.9), fails(31, lr=2.5)]
+    failed = [fails(30, lr=1.9), fails(31, lr=2.5), fails(32, lr=3.0)]
     assert in_common(failed, [*others, *failed]) == "all have lr of at least 1.9, as 1 of the 20 that did not fail"
 
 

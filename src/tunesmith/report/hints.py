@@ -15,7 +15,7 @@ _MATTERS = 0.05  # the importance below which an end of a range means nothing
 _LEADERS = 0.2  # of the completed trials
 _AT_END = 0.04  # of the range
 _ENOUGH = 3
-_BY_CHANCE = 0.05  # how likely it may be that trials that failed at random have as much in common (Bonferroni's bound)
+_BY_CHANCE = 0.02  # how likely it may be that trials that failed at random have as much in common (Bonferroni's bound)
 
 
 def narrow_ranges(trials: Sequence[Trial], directions: Sequence[str], importance: Mapping[str, float]) -> list[str]:
