@@ -26,8 +26,9 @@ class BestRun(trainer_utils.BestRun):
     @property
     def study(self) -> Study:
         """The study, also where `run_summary` is Ray Tune's own result."""
-        found: Study = getattr(self.run_summary, "study", self.run_summary)
-        return found
+        known: Any = getattr(self.run_summary, "study", self.run_summary)
+        study: Study = known
+        return study
 
     @property
     def trial(self) -> Trial:
