@@ -5,8 +5,11 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 NEWEST ?= transformers==5.23.0
 OLDEST ?= transformers==4.56.2
+# tests run in so many processes
+JOBS ?= 2
 BIN = .venv/bin
 OLD = .venv-oldest/bin
+SHARED = --numprocesses $(JOBS) --dist loadfile
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_OFFLINE = 1
 export WANDB_MODE = offline
@@ -67,11 +70,11 @@ lint: .venv/ready-to-test
 	$(BIN)/lint-imports
 
 check-newest: .venv/ready-to-test browser
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests $(SHARED)
 
 check-oldest: .venv-oldest/ready
 	$(OLD)/python -c 'import transformers; print("transformers", transformers.__version__)'
-	$(OLD)/python -m pytest tests/test_trainer.py tests/test_trainer_resume.py tests/test_trainer_workers.py tests/test_trainer_ranks.py tests/test_arguments.py tests/cli/test_run_trainer.py
+	$(OLD)/python -m pytest tests/test_trainer.py tests/test_trainer_resume.py tests/test_trainer_workers.py tests/test_trainer_ranks.py tests/test_arguments.py tests/cli/test_run_trainer.py $(SHARED)
 
 check-loggers: .venv-loggers/ready
 	.venv-loggers/bin/python -m pytest tests/test_loggers.py
