@@ -67,8 +67,8 @@ def test_a_search_whose_driver_is_killed_goes_on_from_its_checkpoints(tmp_path):
 
 
 def test_an_unknown_runner_is_refused():
-    with pytest.raises(UnknownBackendError, match="unknown runner 'slurm': one of inline, workers, ray"):
-        search(lambda trial: 0.0, 1, runner="slurm")
+    with pytest.raises(UnknownBackendError, match="unknown runner 'spark': one of inline, workers, ray, slurm"):
+        search(lambda trial: 0.0, 1, runner="spark")
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,7 @@ def search(
     ranks_per_trial: int | None = None,
     trial_timeout: float | None = None,
     runner: str | None = None,
-    resources_per_trial: Mapping[str, float] | None = None,
+    resources_per_trial: Mapping[str, Any] | None = None,
     join: bool = False,
     **options: Any,
 ) -> Study:
@@ -248,10 +248,11 @@ def search(
     `workers` runs trials in so many processes ("auto": one per GPU, else per `threads_per_trial` cores, default 1),
     each with `gpus_per_trial` (a share, or several); a trial that runs longer than `trial_timeout` seconds is ended
     there. A trial with several GPUs, or with `ranks_per_trial`, runs on so many ranks: processes that each call the
-    objective with the environment that torchrun would give them. None (default): in this process, one at a time. With `runner="ray"` the workers are Ray actors, each with
-    `resources_per_trial` ({"cpu": 1, "gpu": 0.5}); None: as many as the cluster holds. `join`
-    lets several starts of the same script share a study: the first drives it, the others lend it their workers, and return
-    the same study.
+    objective with the environment that torchrun would give them. None (default): in this process, one at a time. With
+    `runner="ray"` the workers are Ray actors, each with `resources_per_trial` ({"cpu": 1, "gpu": 0.5}); None: as many as
+    the cluster holds. With `runner="slurm"` they are so many jobs of Slurm ({"cpu": 8, "gpu": 1, "timeout_min": 480}).
+    `join` lets several starts of the same script share a study: the first drives it, the others lend it their workers, and
+    return the same study.
 
     Raises SettingError or SpaceError for bad input before any work starts, SearchFailedError when the trials fail.
     """

@@ -1,4 +1,4 @@
-"""Where the trials of a search run: in this process, in worker processes, or in Ray actors."""
+"""Where the trials of a search run: in this process, in worker processes, in Ray actors, or in Slurm jobs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tunesmith.runners.inline import InlineRunner
 from tunesmith.runners.slots import ranks_of
 from tunesmith.runners.workers import WorkersRunner
 
-RUNNERS = ("inline", "workers", "ray")
+RUNNERS = ("inline", "workers", "ray", "slurm")
 PLUGINS = "tunesmith.runners"  # the entry points of runners that other packages add
 
 
@@ -31,7 +31,7 @@ class Places:
     gpus_per_trial: float | None = None
     trial_timeout: float | None = None
     runner: str | None = None
-    resources_per_trial: Mapping[str, float] | None = None
+    resources_per_trial: Mapping[str, Any] | None = None
     ranks_per_trial: int | None = None
 
     def __post_init__(self) -> None:
@@ -42,13 +42,14 @@ class Places:
             "inline": (),
             "workers": ("workers", "threads_per_trial", "gpus_per_trial", "ranks_per_trial", "trial_timeout"),
             "ray": ("workers", "resources_per_trial", "trial_timeout"),
+            "slurm": ("workers", "resources_per_trial", "trial_timeout"),
         }[self.name]
         given = [n for n in self._given() if n not in allowed]
         if not given:
             return
         if self.name == "inline":
             hint = "a trial in this process has all that the process has, and cannot be ended; pass workers=1 or more"
-        elif self.name == "ray":
+        elif self.name in ("ray", "slurm"):
             hint = 'say it as resources_per_trial={"cpu": ..., "gpu": ...}; a trial is one process there'
         else:
             hint = 'say it as threads_per_trial and gpus_per_trial, or pass runner="ray"'
@@ -80,6 +81,16 @@ class Places:
             from tunesmith.runners.ray import RayRunner  # noqa: PLC0415  an optional package
 
             return RayRunner(
+                task,
+                workers=workers,
+                resources_per_trial=self.resources_per_trial,
+                trial_timeout=self.trial_timeout,
+                bare=bare,
+            )
+        if self.name == "slurm":
+            from tunesmith.runners.slurm import SlurmRunner  # noqa: PLC0415  an optional package
+
+            return SlurmRunner(
                 task,
                 workers=workers,
                 resources_per_trial=self.resources_per_trial,

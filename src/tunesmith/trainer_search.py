@@ -112,7 +112,7 @@ def hyperparameter_search(
     ranks_per_trial: int | None = None,
     trial_timeout: float | None = None,
     runner: str | None = None,
-    resources_per_trial: Mapping[str, float] | None = None,
+    resources_per_trial: Mapping[str, Any] | None = None,
     join: bool = False,
     **options: Any,
 ) -> Bests:
@@ -154,8 +154,8 @@ def hyperparameter_search(
         ranks_per_trial: the ranks of each trial; with gpus_per_trial=0, or without GPUs, they train on the CPU.
         join: several starts of the same script share the study: the first drives it, the others lend it their workers.
         trial_timeout: seconds after which a trial of a worker, or on several ranks, is ended as failed.
-        runner: "ray" runs the workers as Ray actors, each with `resources_per_trial`.
-        resources_per_trial: such as {"cpu": 1, "gpu": 0.5}.
+        runner: "ray" runs the workers as Ray actors, "slurm" as Slurm jobs, each with `resources_per_trial`.
+        resources_per_trial: such as {"cpu": 1, "gpu": 0.5}; for Slurm also {"timeout_min": 240, "slurm_partition": "gpu"}.
         options: for the backend, for Optuna: sampler, pruner, storage, study_name, load_if_exists; n_jobs is workers.
             gc_after_trial changes nothing, for memory is always freed, nor does catch (a warning says so): every
             failure is recorded and the search goes on, see max_failures.

@@ -23,8 +23,9 @@ from tunesmith.errors import SearchFailedError, SettingError, UserFunctionError
 from tunesmith.loop import Budget
 from tunesmith.runners import Task
 from tunesmith.runners.pickling import dumps_task
-from tunesmith.runners.ray import connect, module_path
+from tunesmith.runners.ray import connect
 from tunesmith.runners.tune import train
+from tunesmith.runners.worker import module_path
 from tunesmith.space import to_ray
 from tunesmith.study import Study
 from tunesmith.trial import Space, TrialState

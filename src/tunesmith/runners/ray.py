@@ -20,7 +20,7 @@ from tunesmith.runners.pickling import dumps_task, loads
 from tunesmith.runners.reception import Invitation
 from tunesmith.runners.remote import Loss, RemoteRunner
 from tunesmith.runners.slots import Slot
-from tunesmith.runners.worker import load_task, prepare_process, run_alone, run_trials
+from tunesmith.runners.worker import load_task, module_path, prepare_process, run_alone, run_trials, see_modules
 
 try:
     import ray
@@ -100,13 +100,14 @@ class RayLauncher:
             return self._workers
         return sum(self._fitting(node) for node in _nodes())
 
-    def launch(self, invitation: Invitation, lost: Callable[[Loss], None]) -> None:
-        """Ask Ray for an actor; it comes when there is a place for it."""
-        actor = self._actor.remote()
+    def launch(self, invitations: Sequence[Invitation], lost: Callable[[int, Loss], None]) -> None:
+        """Ask Ray for actors; they come when there is a place for them."""
         threads = max(1, int(self._resources.get("CPU", 1)))
-        served = actor.serve.remote(invitation, self._task, threads, module_path(), str(Path.cwd()))
-        self._actors[invitation.worker] = actor, served
-        served.future().add_done_callback(lambda future: lost(_loss(future.exception())))
+        for invitation in invitations:
+            actor = self._actor.remote()
+            served = actor.serve.remote(invitation, self._task, threads, module_path(), str(Path.cwd()))
+            self._actors[invitation.worker] = actor, served
+            served.future().add_done_callback(partial(_tell, lost, invitation.worker))
 
     def kill(self, worker: int) -> None:
         """End an actor."""
@@ -164,16 +165,6 @@ class _TrialActor:
             run_trials(connection, partial(run_alone, load_task(partial(loads, task))), threads=threads)
 
 
-def module_path() -> list[str]:
-    """Where the driver looks for modules, by absolute paths."""
-    return [str(Path(entry).absolute()) for entry in sys.path]
-
-
-def see_modules(path: Sequence[str]) -> None:
-    """Let this process import what the driver can, where it lies here too."""
-    sys.path += [entry for entry in path if entry not in sys.path and Path(entry).exists()]
-
-
 def connect() -> bool:
     """Be connected to Ray; whether it was done here."""
     address = os.environ.get("RAY_ADDRESS", "")
@@ -223,6 +214,10 @@ def _checked(resources: Mapping[str, float]) -> dict[str, float]:
 
 def _said(resources: Mapping[str, float]) -> str:
     return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
+
+
+def _tell(lost: Callable[[int, Loss], None], worker: int, served: Any) -> None:
+    lost(worker, _loss(served.exception()))
 
 
 def _loss(error: BaseException | None) -> Loss:

@@ -12,10 +12,9 @@ import tempfile
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
@@ -52,8 +51,8 @@ class Launcher(Protocol):
     def room(self) -> int:
         """How many workers are wanted now."""
 
-    def launch(self, invitation: Invitation, lost: Callable[[Loss], None]) -> None:
-        """Have a worker accept the invitation; `lost` is called once it is gone, from any thread."""
+    def launch(self, invitations: Sequence[Invitation], lost: Callable[[int, Loss], None]) -> None:
+        """Have a worker accept each invitation; `lost` is called with its number once it is gone, from any thread."""
 
     def kill(self, worker: int) -> None:
         """End a worker, which is then lost."""
@@ -178,11 +177,10 @@ class RemoteRunner:
         if now >= self._count_at:
             self._room, self._count_at = max(1, self._launcher.room()), now + _COUNT_EVERY
         missing = self._room - len(self._starting) - len(self._workers)
-        if now >= self._launch_at:
-            for _ in range(missing):
-                worker = next(self._ids)
-                self._starting.add(worker)
-                self._launcher.launch(self._reception.invite(worker), partial(self._hear, worker))
+        if now >= self._launch_at and missing > 0:
+            workers = [next(self._ids) for _ in range(missing)]
+            self._starting.update(workers)
+            self._launcher.launch([self._reception.invite(worker) for worker in workers], self._hear)
         if now >= self._notice_at and not self._workers:
             self._notice_at = math.inf
             warnings.warn(f"no worker has started: {self._launcher.waited_for()}", UserWarning, stacklevel=3)

@@ -21,7 +21,7 @@ from tunesmith.engine import draw
 from tunesmith.errors import TunesmithError, UserFunctionError
 from tunesmith.runners import Outcome, Task, execute
 from tunesmith.runners.pickling import loads
-from tunesmith.runners.ray import see_modules
+from tunesmith.runners.worker import see_modules
 from tunesmith.trial import CONTINUE, Assignment, Decision, LiveTrial, Report, TrialState, contains, fitted
 
 BRIEFS = "tune-trials"  # a folder in the study's: what the driver tells the workers of Tune's trials, by Tune's names

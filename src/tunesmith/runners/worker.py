@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -183,6 +183,16 @@ def _portable(outcome: Outcome) -> bytes:
         fatal = None if outcome.fatal is None else UserFunctionError(str(outcome.fatal))
         return dumps(replace(outcome, fatal=fatal, metrics={k: float(v) for k, v in outcome.metrics.items()}))
     return message
+
+
+def module_path() -> list[str]:
+    """Where the driver looks for modules, by absolute paths."""
+    return [str(Path(entry).absolute()) for entry in sys.path]
+
+
+def see_modules(path: Sequence[str]) -> None:
+    """Let this process import what the driver can, where it lies here too."""
+    sys.path += [entry for entry in path if entry not in sys.path and Path(entry).exists()]
 
 
 def prepare_process(connection: Connection) -> None:
