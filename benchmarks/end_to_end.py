@@ -1,15 +1,15 @@
 """Seconds of a whole search of real fine-tuning trials, beside transformers' own: to its end, and to as good a value.
 
 The same Trainer, space and budget through transformers' `hyperparameter_search(backend="optuna")` with its defaults and
-through ours: with our defaults, with two worker processes, and with two workers and early stopping. Each search runs in
-a process of its own on one seed after the other, the variants in turn. The task: which library does a docstring come
+through ours: with our defaults, and with two worker processes, these also without early stopping. Each search runs in a
+process of its own on one seed after the other, the variants in turn. The task: which library does a docstring come
 from (installed packages, a small BERT from a config, words as tokens).
 
     python benchmarks/end_to_end.py --seeds 3 --trials 20
 
 Prints, a row per variant: wall seconds of the search, the share of transformers' wall at which its final objective was
-reached (inf: never), the best objective, the greatest resident memory of any one process, bytes left on disk. Compare
-ratios within one run; a loaded machine changes every second.
+reached (inf: never), CPU seconds of all processes, the best objective, the greatest resident memory of any one process,
+bytes left on disk. Compare ratios within one run; a loaded machine changes every second, CPU time least.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import contextlib
 import importlib.util
 import json
 import math
+import os
 import random
 import statistics
 import subprocess
@@ -31,10 +32,10 @@ VARIANTS = {
     "transformers": None,
     "tunesmith": {},
     "tunesmith, workers=2": {"workers": 2},
-    "tunesmith, workers=2, early stopping": {"workers": 2, "early_stopping": True},
+    "tunesmith, workers=2, pruner=None": {"workers": 2, "pruner": None},
 }
 LIBRARIES = ("numpy", "scipy", "torch", "transformers", "sympy", "sklearn")
-PER_LIBRARY = 300
+PER_LIBRARY = 150
 LENGTH = 64
 
 
@@ -58,7 +59,7 @@ def texts():
     return found
 
 
-def one_search(variant, trials, seed, home):
+def one_search(variant, trials, seed, home, rows):
     """Run one search in this process; print the wall seconds and (seconds, objective) of each trial as JSON."""
     import numpy as np
     import optuna
@@ -70,7 +71,6 @@ def one_search(variant, trials, seed, home):
 
     transformers.logging.set_verbosity_error()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    rows = texts()
     bare = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     bare.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     bare.train_from_iterator(
@@ -164,8 +164,8 @@ def kept_storage(studies):
     return studies[0]
 
 
-def watch(process, done, found):
-    """The greatest resident memory of one process below `process`, sampled five times a second."""
+def watch(process, done, memory, cpu):
+    """The resident memory and, by process, the CPU seconds of all below `process`, sampled five times a second."""
     import psutil
 
     while not done.wait(0.2):
@@ -175,20 +175,32 @@ def watch(process, done, found):
             return
         for member in family:
             with contextlib.suppress(psutil.NoSuchProcess):
-                found.append(member.memory_info().rss)
+                memory.append(member.memory_info().rss)
+                cpu[member.pid] = sum(member.cpu_times()[:2])
 
 
-def run(variant, trials, seed):
+def run(variant, trials, seed, data):
     """One search in a process of its own: its figures with the peak memory and the disk it leaves."""
     import psutil
 
     with tempfile.TemporaryDirectory() as home:
-        command = [sys.executable, __file__, "--only", variant, "--trials", str(trials), "--seed", str(seed)]
+        command = [
+            sys.executable,
+            __file__,
+            "--only",
+            variant,
+            "--trials",
+            str(trials),
+            "--seed",
+            str(seed),
+            "--data",
+            data,
+        ]
         process = subprocess.Popen(
             [*command, "--home", home], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        done, memory = threading.Event(), []
-        watcher = threading.Thread(target=watch, args=(psutil.Process(process.pid), done, memory))
+        done, memory, cpu = threading.Event(), [], {}
+        watcher = threading.Thread(target=watch, args=(psutil.Process(process.pid), done, memory, cpu))
         watcher.start()
         out, err = process.communicate()
         done.set()
@@ -196,7 +208,7 @@ def run(variant, trials, seed):
         if process.returncode:
             sys.exit(f"the search of {variant} failed:\n{err}")
         disk = sum(f.stat().st_size for f in Path(home).rglob("*") if f.is_file())
-    return {**json.loads(out.splitlines()[-1]), "memory": max(memory), "disk": disk}
+    return {**json.loads(out.splitlines()[-1]), "cpu": sum(cpu.values()), "memory": max(memory), "disk": disk}
 
 
 def reached(trials, objective):
@@ -211,22 +223,39 @@ def main():
     parser.add_argument("--only", choices=VARIANTS, help="run one search in this process (what the benchmark starts)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--home")
+    parser.add_argument("--data")
     args = parser.parse_args()
     if args.only:
-        one_search(args.only, args.trials, args.seed, args.home)
+        one_search(args.only, args.trials, args.seed, args.home, json.loads(Path(args.data).read_text()))
         return
     results = {variant: [] for variant in VARIANTS}
-    for seed in range(args.seeds):
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as data:
+        json.dump(texts(), data)
+        data.flush()
+        search_all(results, args.seeds, args.trials, data.name)
+    print_table(results)
+
+
+def search_all(results, seeds, trials, data):
+    """Run each variant on each seed."""
+    for seed in range(seeds):
         for variant, rows in results.items():
-            rows.append(run(variant, args.trials, seed))
+            rows.append(run(variant, trials, seed, data))
             best = max(value for _, value in rows[-1]["trials"])
-            print(f"seed {seed}, {variant}: {rows[-1]['wall']:.0f} s, best {best:.4f}", file=sys.stderr)
+            load = os.getloadavg()[1]
+            print(
+                f"seed {seed}, {variant}: {rows[-1]['wall']:.0f} s, best {best:.4f}, load {load:.1f}", file=sys.stderr
+            )
+
+
+def print_table(results):
+    """Print a row per variant."""
     stock = results["transformers"]
     goals = [max(value for _, value in row["trials"]) for row in stock]
     print(
-        "| search | wall s | wall / transformers | until its final objective / its wall | best | memory MB | disk MB |"
+        "| search | wall s | wall / transformers | until its final objective / its wall | CPU s | best | memory MB | disk MB |"
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     for variant, rows in results.items():
         wall = [row["wall"] for row in rows]
         ratio = [row["wall"] / other["wall"] for row, other in zip(rows, stock, strict=True)]
@@ -234,7 +263,8 @@ def main():
         best = [max(value for _, value in row["trials"]) for row in rows]
         print(
             f"| {variant} | {statistics.median(wall):.0f} | {statistics.median(ratio):.2f} | "
-            f"{statistics.median(until):.2f} ({', '.join(f'{u:.2f}' for u in until)}) | {statistics.mean(best):.4f} | "
+            f"{statistics.median(until):.2f} ({', '.join(f'{u:.2f}' for u in until)}) | "
+            f"{statistics.median(row['cpu'] for row in rows):.0f} | {statistics.mean(best):.4f} | "
             f"{max(row['memory'] for row in rows) / 1e6:.0f} | {max(row['disk'] for row in rows) / 1e6:.0f} |"
         )
 

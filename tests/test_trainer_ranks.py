@@ -1,4 +1,4 @@
-"""Searches of a Trainer's hyperparameters on two ranks under torchrun: the same script, the same best, no rank left behind."""
+"""Searches of a Trainer's hyperparameters on the ranks of a job: the same script, the same best, no rank left behind."""
 
 import sys
 from pathlib import Path
@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "runners"))
-from launched import notes, run
+from launched import by_accelerate, notes, run
 
 SCRIPT = Path(__file__).with_name("trainer_ranks_script.py")
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """What the two ranks have noted."""
+    """What the two ranks have noted that `accelerate launch` started."""
     folder = tmp_path_factory.mktemp("ranks")
-    code, output = run(SCRIPT, "many", folder)
+    code, output = run(SCRIPT, "many", folder, launch=by_accelerate)
     assert code == 0, output
     return [notes(folder, rank) for rank in range(2)]
 
@@ -51,7 +51,7 @@ def test_a_trial_that_takes_too_long_or_hangs_on_one_rank_is_ended_on_all(both):
         assert note["trials"] == [["FAILED", "timeout: the trial took longer than 2 s"]] * 2
 
 
-@pytest.mark.parametrize("search", ["many", "unsaved"])
+@pytest.mark.parametrize("search", ["many", "unsaved", "sigopt", "wandb"])
 def test_the_best_and_its_model_are_the_same_on_all_ranks(both, search):
     first, second = found(both, search)
     assert first["best"] == second["best"]

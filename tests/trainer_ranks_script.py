@@ -109,6 +109,10 @@ def run_many():
     trainer = tiny.make(Trainer, FOLDER / "paused", callbacks=[Faults({"run-0": "slow"})])
     best = trainer.hyperparameter_search(hp_space=rates, n_trials=2, timeout=1, seed=0, progress=False)
     note(search="paused", trials=[[t.state.value, t.reason] for t in best.run_summary.trials])
+    for backend in ("sigopt", "wandb"):
+        trainer = tiny.make(Trainer, FOLDER / backend, init=model_init, num_train_epochs=1)
+        best = trainer.hyperparameter_search(hp_space=rates, n_trials=2, backend=backend, seed=0, progress=False)
+        after(backend, trainer, best)
 
 
 def run_killed():

@@ -52,7 +52,8 @@ class TrainerTask:
         self.space = space
         self.objective = objective
         self.hp_name = hp_name or (lambda trial: f"run-{trial.number}")
-        known = {b.value for b in HPSearchBackend}
+        # transformers 4 asks a trial of SigOpt's for `assignments`, which Optuna's have not
+        known = {b.value for b in HPSearchBackend} - {"sigopt"}
         # what subclasses and callbacks may ask for: our trials are Optuna trials whichever backend proposed them
         self.hp_backend = HPSearchBackend(backend) if backend in known else HPSearchBackend.OPTUNA
         self.bars = bars

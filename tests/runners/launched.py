@@ -1,4 +1,4 @@
-"""Starts scripts on the ranks of a job as users do, with torchrun, and reads what each rank has noted."""
+"""Starts scripts on the ranks of a job as users do, with torchrun or accelerate, and reads what each rank has noted."""
 
 import json
 import os
@@ -17,15 +17,23 @@ def command(script, *arguments, ranks=2, restarts=0):
     ]  # fmt: skip
 
 
+def by_accelerate(script, *arguments, ranks=2):
+    return [
+        sys.executable, "-W", "ignore", "-m", "accelerate.commands.launch", "--multi_gpu",  # several, of any device
+        "--num_processes", str(ranks), "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+        "--main_process_port", "0", str(script), *map(str, arguments),
+    ]  # fmt: skip
+
+
 def settings():
     return {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 
 @contextmanager
-def torchrun(script, *arguments, **how):
+def torchrun(script, *arguments, launch=command, **how):
     """The running job; ended with all its ranks when it is left before its end."""
     with subprocess.Popen(
-        command(script, *arguments, **how), env=settings(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        launch(script, *arguments, **how), env=settings(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as job:
         try:
             yield job

@@ -11,7 +11,7 @@ import optuna
 STEPS = 6
 FAULTS = (
     "none", "rank 0 fails", "rank 1 fails", "both fail", "the study prunes",
-    "rank 1 is killed", "rank 0 is killed", "rank 1 exits", "none again",
+    "rank 1 is killed", "rank 0 is killed", "rank 1 exits", "none again", "FSDP, and rank 1 fails", "FSDP",
 )  # fmt: skip
 
 
@@ -50,6 +50,8 @@ class OneFaultEach:
             value = float(total) / 2
             note(trial, x=x, step=step, value=value, attempt=trial.attempt, port=os.environ["MASTER_PORT"])
             dist.barrier()  # both have noted the step
+            if "FSDP" in self.faults[trial.number]:
+                train_sharded(x)
             if step == 3 and trial.attempt == 1:
                 self.go_wrong(self.faults[trial.number], rank)
             checkpoint = trial.directory / f"checkpoint-{step + 1}"
@@ -63,12 +65,26 @@ class OneFaultEach:
 
     @staticmethod
     def go_wrong(fault, rank):
-        if fault in ("both fail", f"rank {rank} fails"):
+        if fault == "both fail" or fault.endswith(f"rank {rank} fails"):
             raise ValueError(fault)
         if fault == f"rank {rank} exits":
             raise SystemExit(3)
         if fault == f"rank {rank} is killed":
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_sharded(x):
+    """A step of a model of which each rank has a part."""
+    import torch
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model = fully_shard(torch.nn.Linear(8, 2), mesh=init_device_mesh("cpu", (2,)))
+    before = [p.to_local().clone() for p in model.parameters()]
+    model(torch.full((2, 8), x)).sum().backward()
+    torch.optim.SGD(model.parameters(), lr=1.0).step()
+    assert model.weight.to_local().shape == (1, 8)
+    assert not any(torch.equal(p.to_local(), b) for p, b in zip(model.parameters(), before, strict=True))
 
 
 class PruneOne(optuna.pruners.BasePruner):

@@ -30,6 +30,11 @@ OUTCOMES = {
     "rank 0 is killed": (TrialState.COMPLETE, "lost: rank 0 of 2 was killed by SIGKILL"),
     "rank 1 exits": (TrialState.FAILED, "error: SystemExit: 3 (on rank 1 of 2)"),
     "none again": (TrialState.COMPLETE, None),
+    "FSDP, and rank 1 fails": (
+        TrialState.FAILED,
+        "error: ValueError: FSDP, and rank 1 fails (on rank 1 of 2)",
+    ),
+    "FSDP": (TrialState.COMPLETE, None),
 }
 
 
