@@ -24,7 +24,7 @@ from tunesmith.hp_space import SpaceFunction, replay
 from tunesmith.kept import Kept, Weights
 from tunesmith.objective import Objective
 from tunesmith.recipe import Recipe, release
-from tunesmith.runners import Outcome, checked
+from tunesmith.runners import Outcome, checked, disk_full
 from tunesmith.trial import LiveTrial, Trial, TrialState, signs
 
 
@@ -174,10 +174,13 @@ class TrainerTask:
         _name_cpu(args)
         try:
             trainer.train(resume_from_checkpoint=None if resume is None else str(resume), trial=live)
-        except BaseException:
+        except BaseException as error:
+            full = disk_full(error, live.directory)
             checkpoints.clear_half_written(live.directory)  # room for the record, where the disk is full
             # loggers close their runs here; train() does not get that far
             trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
+            if full is not None:
+                raise full from error
             raise
         decision = live.decide()
         if decision.action == "pause" and trainer.state.global_step < trainer.state.max_steps:

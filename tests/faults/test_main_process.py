@@ -134,7 +134,7 @@ def test_a_full_disk_ends_the_search_with_path_and_free_space_and_it_resumes_whe
     for k in range(rounds(2, 50)):
         directory = home / f"full-{k}"
         # from no room for the record to none for a late checkpoint
-        with small_disk(directory, 180 + 4 * (k * 17 % 50) if k else 130):
+        with small_disk(directory, 180 + 4 * ((k * 17 + 34) % 50) if k else 130):
             process, lines = start(directory)
             sent = finish(process, lines)
             if process.exitcode == 7:

@@ -67,7 +67,7 @@ def test_a_second_driver_is_refused_with_the_firsts_host_and_process_whatever_th
                 tunesmith.search(partial(learn), 10_000, study="shared", directory=tmp_path, progress=False)
         first.kill()
         monkeypatch.undo()
-    begun = max(note[1] for note in notes(tmp_path)) + 1
+    begun = len(tunesmith.load_study(tmp_path).trials)
     with start(tmp_path, begun) as second:  # an hour earlier than the first
         out, _ = second.communicate(timeout=PATIENCE)
     assert f"{begun} complete" in out

@@ -17,6 +17,7 @@ from tunesmith.errors import DiskFullError, RecordError, UserFunctionError
 from tunesmith.trial import Assignment, Link, LiveTrial, TrialState
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_FAILED_WRITES = ("write failed", "unexpected pos", "iostream error")  # all that torch says of a full disk
 _ROOM = 2**20  # bytes free below which a failed write is put down to a full disk
 
 Task = Callable[[LiveTrial], "Outcome | float | Sequence[float]"]
@@ -85,7 +86,7 @@ def execute(task: Task, live: LiveTrial, *, n_objectives: int) -> Outcome:
     except RecordError as error:  # nothing that follows could be recorded
         return Outcome(TrialState.FAILED, reason=_reason(error), detail=traceback.format_exc(), fatal=error)
     except Exception as error:  # noqa: BLE001  any failure of a trial is recorded, and the search goes on
-        full = _disk_full(error, live.directory)
+        full = disk_full(error, live.directory)
         reason = _reason(error) if full is None else "interrupted: the disk is full"
         return Outcome(TrialState.FAILED, reason=reason, detail=traceback.format_exc(), fatal=full)
     return result if isinstance(result, Outcome) else checked(result, n_objectives)
@@ -107,14 +108,18 @@ def checked(result: Any, n_objectives: int) -> Outcome:
     return Outcome(TrialState.COMPLETE, values)
 
 
-def _disk_full(error: BaseException | None, directory: Path) -> DiskFullError | None:
-    """The error as one that ends the search, when a full disk is its cause: all trials to come would fail alike."""
+def disk_full(error: BaseException | None, directory: Path) -> DiskFullError | None:
+    """The error as one that ends the search, when a full disk is its cause: all trials to come would fail alike.
+
+    To be asked before room is made again, for some errors tell of a full disk only by there being no room.
+    """
     home = next(p for p in (directory, *directory.parents) if p.exists())
     free = shutil.disk_usage(home).free
     while error is not None:
+        if isinstance(error, DiskFullError):
+            return error
         text = str(error)
-        # torch says of a full disk only that a write failed
-        failed = "write failed" in text or "unexpected pos" in text
+        failed = any(words in text for words in _FAILED_WRITES)
         if getattr(error, "errno", None) in _FULL or "No space left" in text or (failed and free < _ROOM):
             where = getattr(error, "filename", None) or directory
             return DiskFullError(
