@@ -53,7 +53,49 @@ def test_the_journal_opens_in_optuna(study, tmp_path):
     path = study.export(tmp_path / "journal.log")
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
     assert len(optuna.load_study(study_name=study.name, storage=storage).trials) == 6
-    with pytest.raises(SettingError, match="new file"):
+    with pytest.raises(SettingError, match="new place"):
         study.export(path)
-    with pytest.raises(SettingError, match=r"\.csv, \.parquet or \.log"):
+    with pytest.raises(SettingError, match=r"\.csv, \.parquet, \.log"):
         study.export(tmp_path / "t.xlsx")
+
+
+def test_tensorboard_gets_a_run_for_each_trial_with_its_parameters_reports_and_end(study, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import api_pb2, metadata
+
+    def read(folder):
+        found = EventAccumulator(str(folder)).Reload()
+        return found, found.summary_metadata
+
+    path = study.export(tmp_path / "t.tensorboard")
+    _, about = read(path)
+    experiment = metadata.parse_experiment_plugin_data(about[metadata.EXPERIMENT_TAG].plugin_data.content)
+    assert [h.name for h in experiment.hparam_infos] == ["kind", "x"]
+    assert [m.name.tag for m in experiment.metric_infos] == ["objective"]
+    for trial in study.trials:
+        run, about = read(path / f"trial-{trial.number}")
+        begun = metadata.parse_session_start_info_plugin_data(
+            about[metadata.SESSION_START_INFO_TAG].plugin_data.content
+        )
+        ended = metadata.parse_session_end_info_plugin_data(about[metadata.SESSION_END_INFO_TAG].plugin_data.content)
+        assert begun.group_name == f"trial {trial.number}"
+        assert begun.hparams["x"].number_value == trial.params["x"]
+        failed = trial.state is TrialState.FAILED
+        assert ended.status == (api_pb2.STATUS_FAILURE if failed else api_pb2.STATUS_SUCCESS)
+        values = [trial.reports[0].values[0], *(trial.values or ())]
+        assert [e.value for e in run.Scalars("objective")] == pytest.approx(values)
+    with pytest.raises(SettingError, match="new place"):
+        study.export(path)
+
+
+def test_optunas_figures_draw_any_study(study):
+    plots = pytest.importorskip("optuna.visualization")
+    pytest.importorskip("plotly")
+    other = study.to_optuna()
+    for draw in (
+        plots.plot_optimization_history,
+        plots.plot_slice,
+        plots.plot_parallel_coordinate,
+        plots.plot_timeline,
+    ):
+        assert draw(other).data, draw.__name__

@@ -1,4 +1,4 @@
-"""Trials in other forms: a DataFrame, an Optuna study, CSV, Parquet, and a journal for optuna-dashboard."""
+"""Trials in other forms: a DataFrame, an Optuna study, CSV, Parquet, a journal for optuna-dashboard, TensorBoard's HParams."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
+from tunesmith import export_tensorboard
 from tunesmith.errors import MissingDependencyError, SettingError
 from tunesmith.trial import Trial, TrialState
 
@@ -99,10 +100,12 @@ def to_optuna(trials: Sequence[Trial], directions: Sequence[str], name: str) -> 
 
 
 def export(trials: Sequence[Trial], directions: Sequence[str], name: str, path: Path) -> Path:
-    """Write the trials as .csv, .parquet, or .log (an Optuna journal, which optuna-dashboard opens)."""
+    """Write the trials as .csv, .parquet, .log (a journal for optuna-dashboard) or .tensorboard (a folder for its HParams)."""
     suffix = path.suffix.lower()
-    if suffix not in (".csv", ".parquet", ".log", ".journal"):
-        raise SettingError(f"an export ends in .csv, .parquet or .log (Optuna journal), got {path.name!r}")
+    if suffix not in (".csv", ".parquet", ".log", ".journal", ".tensorboard"):
+        raise SettingError(
+            f"an export ends in .csv, .parquet, .log (Optuna journal) or .tensorboard (a folder), got {path.name!r}"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     if suffix == ".csv":
         to_dataframe(trials, directions).to_csv(path, index=False)
@@ -110,7 +113,10 @@ def export(trials: Sequence[Trial], directions: Sequence[str], name: str, path: 
         to_dataframe(trials, directions).to_parquet(path, index=False)
     else:
         if path.exists():
-            raise SettingError(f"a journal is written to a new file, and {path} exists; remove it or name another")
+            raise SettingError(f"this export is written to a new place, and {path} exists; remove it or name another")
+        if suffix == ".tensorboard":
+            export_tensorboard.write(trials, directions, path)
+            return path
         from optuna.storages.journal import JournalFileBackend  # noqa: PLC0415
 
         _fill(optuna.storages.JournalStorage(JournalFileBackend(str(path))), trials, directions, name)

@@ -185,7 +185,8 @@ class Study:
         return export.to_optuna(self.trials, self.directions, self.name)
 
     def export(self, path: str | Path) -> Path:
-        """Write the trials to `path`: .csv, .parquet, or .log for an Optuna journal that optuna-dashboard opens."""
+        """Write the trials to `path`: .csv, .parquet, .log for an Optuna journal that optuna-dashboard opens, or
+        .tensorboard for a folder that TensorBoard's HParams page shows."""  # noqa: D205, D209  one sentence
         return export.export(self.trials, self.directions, self.name, Path(path))
 
 

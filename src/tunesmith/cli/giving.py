@@ -17,7 +17,7 @@ from tunesmith.errors import SettingError
 from tunesmith.report.dashboard import Dashboard
 from tunesmith.report.page import write_report
 
-FORMATS = {"csv": ".csv", "parquet": ".parquet", "optuna": ".log"}
+FORMATS = {"csv": ".csv", "parquet": ".parquet", "optuna": ".log", "tensorboard": ".tensorboard"}
 
 
 def report(
@@ -40,16 +40,19 @@ def export(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="A file that ends in .csv, .parquet or .log; default: trials.FORMAT there."
+            "--output", "-o", help="What ends in .csv, .parquet, .log or .tensorboard; default: trials.FORMAT there."
         ),
     ] = None,
     form: Annotated[
         str | None,
-        typer.Option("--format", help="csv, parquet or optuna (a journal for optuna-dashboard); default: by the file."),
+        typer.Option(
+            "--format",
+            help="csv, parquet, optuna (a journal for optuna-dashboard) or tensorboard; default: by the name.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the trials as CSV, Parquet or an Optuna journal."""
+    """Write the trials as CSV, Parquet, an Optuna journal or for TensorBoard."""
     if form is not None and form not in FORMATS:
         raise SettingError(f"a format is one of {', '.join(FORMATS)}, got {form!r}")
     suffix = FORMATS[form] if form is not None else ".csv"
