@@ -53,6 +53,18 @@ def test_unknown_names_begin_in_the_middle() -> None:
     assert first.draw("x", X) == pytest.approx((X.low + X.high) / 2)
 
 
+def test_of_trials_that_begin_together_one_is_in_the_middle() -> None:
+    begun = [Trial(n, TrialState.RUNNING) for n in range(3)]
+    first, second, third = (backend(begun).ask(n, {}) for n in range(3))
+    places = [p.draw("x", X) for p in (first, second, third)]
+    assert places[0] == 0.5
+    assert len({*places}) == 3
+    assert [p.why["text"] for p in (first, second)] == [
+        "as given, or the middle of each range",
+        "a first look at the space",
+    ]
+
+
 def test_names_that_are_known_but_not_proposed_are_drawn_keyed_by_seed_and_trial() -> None:
     first, again, later = (backend(history()).ask(n, {}) for n in (8, 8, 9))
     assert first.draw("x", X) == again.draw("x", X) != later.draw("x", X)

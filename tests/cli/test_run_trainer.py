@@ -82,7 +82,8 @@ def output(number):
 
 def test_a_trainer_reports_is_killed_and_goes_on_from_its_checkpoint(run, place):
     driver = begin(1, sys.executable)
-    time.sleep(1.5)
+    while tunesmith.load_study("s").trials[0].checkpoint_step != 10:  # what the script has told is soon recorded
+        time.sleep(0.1)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     killed = tunesmith.load_study("s").trials[0]

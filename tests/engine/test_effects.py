@@ -24,9 +24,10 @@ def data(n):
 @pytest.mark.parametrize("n", [40, 300])
 def test_the_curves_are_lowest_where_the_objective_is(n):
     rows, losses = data(n)
-    found, plane = effects(SPACE, rows, losses, names=["x", "lr"], pair=("x", "lr"))
+    found, (other, plane) = effects(SPACE, rows, losses, names=["x", "lr"], pairs=[("lr", "x"), ("x", "lr")])
     assert abs(found["x"].values[int(np.argmin(found["x"].mean))] - 0.7) < 0.16
     assert abs(np.log10(found["lr"].values[int(np.argmin(found["lr"].mean))]) + 2) < 0.6
+    assert (other.x, other.y) == (plane.y, plane.x)
     j, i = np.unravel_index(np.argmin(plane.mean), np.shape(plane.mean))
     assert abs(plane.x[i] - 0.7) < 0.26
     assert abs(np.log10(plane.y[j]) + 2) < 1.1
@@ -42,8 +43,8 @@ def test_a_choice_has_an_effect_for_each_option():
 def test_intervals_hold_the_median_and_shrink_with_more_trials():
     widths = []
     for n in (12, 150):
-        found, plane = effects(SPACE, *data(n), names=["x"])
-        assert plane is None
+        found, maps = effects(SPACE, *data(n), names=["x"])
+        assert maps == []
         x = found["x"]
         assert all(low <= mean <= high for low, mean, high in zip(x.low, x.mean, x.high, strict=True))
         widths.append(np.mean(np.subtract(x.high, x.low)))

@@ -152,7 +152,7 @@ def test_the_model_tells_what_matters_and_where_the_best_is_expected():
     best = min(range(len(curve["x"])), key=lambda k: curve["mean"][k])
     assert abs(curve["x"][best] - 0.3) < 0.1
     assert all(low <= mean <= high for low, mean, high in zip(curve["low"], curve["mean"], curve["high"], strict=True))
-    assert model["map"]["names"] == ("x", "y")
+    assert [m["names"] for m in model["maps"]] == [("x", "y")]
     assert report_data(modelled(), model)["parameters"][0]["name"] == "x"
 
 

@@ -61,10 +61,15 @@ class EngineBackend:
         warm = {} if fixed else self._untried(before)
         fixed = {**warm, **fixed}
         found = suggest(dimensions(space), finished, pending, seed=seed, number=number, fixed=fixed)
+        draw = drawn(seed, number)
+        taken = any(t.number < number and not t.state.finished and not {**t.offered, **t.params} for t in before)
+        why = {**found.why, "how": "transfer"} if warm else found.why
+        if taken and why["how"] == "empty":
+            why = {"how": "start"}
         return Proposal(
             {**found.params, **fixed},
-            _first_in_the_middle(seen_space(before), drawn(seed, number)),
-            _told({**found.why, "how": "transfer"} if warm else found.why, self._signs),
+            draw if taken else _first_in_the_middle(seen_space(before), draw),
+            _told(why, self._signs),
         )
 
     def judge(self, trial: Trial) -> Decision:
@@ -104,7 +109,10 @@ class EngineBackend:
 def _first_in_the_middle(
     seen: Space, draw: Callable[[str, BaseDistribution], Any]
 ) -> Callable[[str, BaseDistribution], Any]:
-    """Where a trial meets a name that no earlier one had, the middle of its range; the engine starts there too."""
+    """Where a trial meets a name that no earlier one had, the middle of its range; the engine starts there too.
+
+    Not for trials that begin while an earlier one is still to meet its first name: that one is in the middle.
+    """
     return lambda name, distribution: draw(name, distribution) if name in seen else middle(dimension(distribution))
 
 

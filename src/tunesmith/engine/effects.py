@@ -43,10 +43,10 @@ def effects(
     losses: Sequence[float],
     *,
     names: Sequence[str],
-    pair: tuple[str, str] | None = None,
+    pairs: Sequence[tuple[str, str]] = (),
     seed: int = 0,
-) -> tuple[dict[str, Effect], Map | None]:
-    """The effects of parameters `names`, and the map of a `pair` of numbers; a pure function of its arguments.
+) -> tuple[dict[str, Effect], list[Map]]:
+    """The effects of parameters `names`, and the maps of `pairs` of numbers; a pure function of its arguments.
 
     Partial dependence (Friedman 2001) of functions drawn from the posterior of a Gaussian process, its hyperparameters
     drawn too: medians and 90 % intervals over those draws. The process models the half-rank-warped losses, which are
@@ -64,10 +64,11 @@ def effects(
     others = [rows[i] for i in rng.choice(len(rows), _OTHERS)]
     grids = {name: _grid(space[name], _ALONG) for name in names}
     places: list[Mapping[str, Any]] = [{**o, name: v} for name in names for v in grids[name] for o in others]
-    over = () if pair is None else tuple(_grid(space[name], _ACROSS) for name in pair)
-    if pair is not None:
-        few = others[: _OTHERS // 3]
-        places += [{**o, pair[0]: v, pair[1]: w} for w in over[1] for v in over[0] for o in few]
+    few = others[: _OTHERS // 3]
+    over = [(_grid(space[x], _ACROSS), _grid(space[y], _ACROSS)) for x, y in pairs]
+    places += [
+        {**o, x: v, y: w} for (x, y), (xs, ys) in zip(pairs, over, strict=True) for w in ys for v in xs for o in few
+    ]
     drawn = _drawn(cube, points, target, cube.encode(places), rng)
     order = np.argsort(y, kind="stable")
     expected = np.interp(drawn, target[order], y[order])
@@ -77,10 +78,14 @@ def effects(
         low, mean, high = (tuple(map(float, q)) for q in np.quantile(each, [0.05, 0.5, 0.95], axis=0))
         found[name] = Effect(tuple(grid), mean, low, high)
         along += len(grid) * _OTHERS
-    if pair is None:
-        return found, None
-    plane = np.median(expected[:, along:].reshape(_FUNCTIONS, len(over[1]), len(over[0]), -1).mean(3), axis=0)
-    return found, Map(tuple(over[0]), tuple(over[1]), tuple(tuple(map(float, row)) for row in plane))
+    maps = []
+    for xs, ys in over:
+        size = len(xs) * len(ys) * len(few)
+        each = expected[:, along : along + size].reshape(_FUNCTIONS, len(ys), len(xs), len(few)).mean(3)
+        plane = np.median(each, axis=0)
+        maps.append(Map(tuple(xs), tuple(ys), tuple(tuple(map(float, row)) for row in plane)))
+        along += size
+    return found, maps
 
 
 def _drawn(cube: Cube, points: Array, target: Array, at: Array, rng: Rng) -> Array:

@@ -1,9 +1,10 @@
-"""What the engine's model says of a study, as plain JSON for the page: trust, importances, fitted curves, a map."""
+"""What the engine's model says of a study, as plain JSON for the page: trust, importances, fitted curves, maps."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.dimensions import dimensions
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 
 ENOUGH = 10  # completed trials
 _CURVES = 8  # parameters with a fitted curve, those that matter most
+_MAPPED = 3  # parameters of which each two have a map
 _OPTIONS = 24  # of a choice with expected values
 
 
 def model_data(study: Study) -> dict[str, Any] | None:
-    """Trust in the best, importances, curves and a map, for the first objective; None when too few trials have completed. Takes a second."""
+    """Trust in the best, importances, curves and maps, for the first objective; None when too few trials have completed. Takes a second."""
     done = [t for t in study.trials if t.values and math.isfinite(t.values[0]) and t.params]
     space = {name: d for t in done for name, d in t.distributions.items()}
     if len(done) < ENOUGH or not space:
@@ -37,15 +39,15 @@ def model_data(study: Study) -> dict[str, Any] | None:
     numbers = [n for n in ranking if isinstance(known[n], Number) and _is_varied(known[n])]
     sign = signs(study.directions)[0]
     losses = [sign * t.values[0] for t in done if t.values]
-    pair = (numbers[0], numbers[1]) if len(numbers) > 1 else None
-    curves, plane = effects(known, [t.params for t in done], losses, names=shown, pair=pair, seed=study.info.seed)
+    pairs = list(combinations(numbers[:_MAPPED], 2))
+    curves, maps = effects(known, [t.params for t in done], losses, names=shown, pairs=pairs, seed=study.info.seed)
     known_trust = trust(study.trials, study.directions, seed=study.info.seed)
     return {
         "trust": None if known_trust is None else {**asdict(known_trust), "sentences": known_trust.sentences},
         "ranges": narrow_ranges(done, study.directions, {name: i.total for name, i in ranking.items()}),
         "importances": [{"name": name, **asdict(i)} for name, i in ranking.items()],
         "curves": {name: _curve(effect, known[name], sign) for name, effect in curves.items()},
-        "map": None if plane is None or pair is None else {"names": pair, **_map(plane, sign)},
+        "maps": [{"names": pair, **_map(plane, sign)} for pair, plane in zip(pairs, maps, strict=True)],
     }
 
 

@@ -22,7 +22,7 @@ function render(data, later = (rest) => rest()) {
     const drawn = drawings.length;
     importances(study);
     parameters(study);
-    plane(study);
+    planes(study);
     parallel(study, view.selected, () => study.fill());
     curves(study);
     failed(study);

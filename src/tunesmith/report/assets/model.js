@@ -1,4 +1,4 @@
-// What the model says: importances with intervals, the map of two parameters; and the timeline of workers.
+// What the model says: importances with intervals, maps of two parameters; and the timeline of workers.
 function importances(study) {
   if (!study.model) return;
   const list = make("div", { className: "bars", role: "table", "aria-label": "importances" });
@@ -19,22 +19,24 @@ function importances(study) {
       ? make("ul", { "aria-label": "where to look next" }, ...study.model.ranges.map((text) => make("li", {}, text))) : null);
 }
 
-function plane(study) {
-  const map = study.model?.map;
-  if (!map) return;
-  const [a, b] = map.names.map((name) => study.parameters.findIndex((p) => p.name === name));
-  if (a < 0 || b < 0) return;
+function planes(study) {
+  const maps = study.model?.maps ?? [];
+  const grid = make("div", { className: "grid" });
   const sign = study.directions[0] === "minimize" ? 1 : -1;
-  const done = study.trials.filter((t) => t.values && finite(t.values[0]) && t.params[a] !== null && t.params[b] !== null);
-  const point = (t) => [t.params[a], t.params[b], t.number, study.describe(t)];
-  const grid = make("div", {});
-  const [p, q] = [study.parameters[a], study.parameters[b]];
-  const axes = { x: p.log ? `${p.name} (log)` : p.name, y: q.log ? `${q.name} (log)` : q.name, logX: p.log, logY: q.log };
-  chart(grid, `${p.name} and ${q.name}`, axes, [
-    { color: "soft", dot: 5, hollow: true, points: done.filter((t) => !study.isBest(t)).map(point) },
-    { color: "good", dot: 9, points: done.filter(study.isBest).map(point) },
-  ], { height: 340, under: mapUnder(map, sign) });
-  section("The two that matter most",
+  for (const map of maps) {
+    const [a, b] = map.names.map((name) => study.parameters.findIndex((p) => p.name === name));
+    if (a < 0 || b < 0) continue;
+    const done = study.trials.filter((t) => t.values && finite(t.values[0]) && t.params[a] !== null && t.params[b] !== null);
+    const point = (t) => [t.params[a], t.params[b], t.number, study.describe(t)];
+    const [p, q] = [study.parameters[a], study.parameters[b]];
+    const axes = { x: p.log ? `${p.name} (log)` : p.name, y: q.log ? `${q.name} (log)` : q.name, logX: p.log, logY: q.log };
+    chart(grid, `${p.name} and ${q.name}`, axes, [
+      { color: "soft", dot: 5, hollow: true, points: done.filter((t) => !study.isBest(t)).map(point) },
+      { color: "good", dot: 9, points: done.filter(study.isBest).map(point) },
+    ], { height: 320, under: mapUnder(map, sign) });
+  }
+  if (!grid.children.length) return;
+  section(maps.length > 1 ? "Those that matter most, two by two" : "The two that matter most",
     make("p", { className: "lead", textContent: "The stronger the blue, the better the expected objective; circles are trials, the best in green." }), grid);
 }
 

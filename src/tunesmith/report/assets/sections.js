@@ -133,6 +133,7 @@ function paretoFront(study, grid) {
 
 function parameters(study) {
   const done = study.trials.filter((t) => t.values && finite(t.values[0]));
+  const middle = done.length ? done[Math.floor((done.length - 1) / 2)].number : 0;
   const grid = make("div", { className: "grid" });
   study.parameters.slice(0, 24).forEach((parameter, k) => {
     if (!study.varied(k)) return; // what did not vary says nothing
@@ -144,15 +145,18 @@ function parameters(study) {
     const axes = { x: parameter.log ? `${parameter.name} (log)` : parameter.name, y: study.objectives[0],
       logX: parameter.log, choices: parameter.numeric ? null : parameter.choices, direction: study.directions[0] };
     const curve = study.model?.curves[parameter.name];
+    const others = having.filter((t) => !study.isBest(t));
+    const later = (t) => t.number > middle;
     chart(grid, parameter.name, axes, [
-      { color: "mark", dot: 5, points: having.filter((t) => !study.isBest(t)).map(point) },
+      { color: "mark", dot: 5, hollow: true, points: others.filter((t) => !later(t)).map(point) },
+      { color: "mark", dot: 5, points: others.filter(later).map(point) },
       { color: "good", dot: 9, points: having.filter(study.isBest).map(point) },
     ], { under: !curve ? null : parameter.numeric ? curveUnder(curve) : choicesUnder(curve, parameter.choices) });
   });
   if (!grid.children.length) return;
   const order = done.length >= 10 ? " Those that explain most of it come first." : "";
   const fitted = study.model ? " The line is what the model expects, averaged over the other parameters, with its 90 % interval." : "";
-  section("Parameters against objective", make("p", { className: "lead" }, `The best in green.${order}${fitted}`), grid);
+  section("Parameters against objective", make("p", { className: "lead" }, `The best in green, the later half of the trials filled.${order}${fitted}`), grid);
 }
 
 function curves(study) {
