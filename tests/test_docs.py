@@ -51,3 +51,16 @@ def test_every_page_can_be_reached_and_every_link_between_pages_leads_somewhere(
     listed = set(re.findall(r"^ +- .*: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
     linked = {link for text in pages.values() for link in re.findall(r"\]\(([\w.-]+\.md)[)#]", text)}
     assert listed | linked == set(pages), "a page is in the nav of mkdocs.yml, or another page links to it"
+
+
+def test_every_link_to_a_heading_leads_to_one():
+    pages = {p.name: p.read_text(encoding="utf-8") for p in (ROOT / "docs").glob("*.md")}
+    anchors = {name: {slug(h) for h in re.findall(r"^#+ (.*)$", text, re.MULTILINE)} for name, text in pages.items()}
+    for name, text in pages.items():
+        for page, anchor in re.findall(r"\]\(([\w.-]+\.md)?#([^)]+)\)", text):
+            assert anchor in anchors[page or name], f"{name} links to {page or name}#{anchor}"
+
+
+def slug(heading):
+    """The anchor that MkDocs gives a heading."""
+    return re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower())

@@ -14,7 +14,7 @@ from test_page import Elements
 import tunesmith
 from tunesmith.errors import SettingError
 from tunesmith.record import Record
-from tunesmith.report.dashboard import Dashboard
+from tunesmith.report.dashboard import Dashboard, Feed
 from tunesmith.trial import TrialState
 
 TOKEN = "right-token-0123456789"
@@ -102,6 +102,8 @@ def message(file):
 def test_the_studies_are_listed_and_each_has_the_page_of_the_report(server):
     _, text = ask(server, "/")
     assert sorted(line for line in Elements(text).texts if line in ("one", "two")) == ["one", "two"]
+    assert "4 complete, 1 failed; 1 x error: ValueError: no such luck" in Elements(text).texts
+    assert any(line.startswith("best ") for line in Elements(text).texts)
     answer, text = ask(server, f"/s/{key(server, 'one')}/")
     assert answer.status == 200
     assert 'data-live="true"' in text
@@ -131,6 +133,29 @@ def test_a_study_that_is_removed_is_said_to_be_gone(server, directory):
     assert "no study here" in message(file)["error"]
     file.close()
     connection.close()
+
+
+def test_a_running_search_says_how_long_it_will_take(tmp_path):
+    go_on, waits = threading.Event(), threading.Event()
+
+    def objective(trial):
+        if trial.number == 2:
+            waits.set()
+            assert go_on.wait(120)
+        return trial.suggest_float("x", 0, 1)
+
+    def search():
+        tunesmith.search(objective, 5, directory=tmp_path, seed=0, progress=False).record.close()
+
+    running = threading.Thread(target=search)
+    running.start()
+    assert waits.wait(120)
+    seen = Feed(tmp_path).data()
+    go_on.set()
+    running.join()
+    assert (seen["activity"], seen["n_trials"]) == ("running", 5)
+    assert seen["left"] > 0
+    assert "left" not in Feed(tmp_path).data()
 
 
 def test_actions_do_what_they_say(server, directory):

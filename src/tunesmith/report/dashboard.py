@@ -27,6 +27,7 @@ from tunesmith.report.data import report_data
 from tunesmith.report.model_data import model_data
 from tunesmith.report.page import index, island, page, policy
 from tunesmith.report.standing import standing_of
+from tunesmith.report.summary import best_text
 from tunesmith.study import Study
 
 _LOOK = 1.0  # seconds between looks at a study that somebody watches
@@ -198,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
             if len(feeds) == 1:
                 self._redirect(f"/s/{next(iter(feeds))}/")
             else:
-                self._html(index([(f"/s/{key}/", *_summary(feed)) for key, feed in feeds.items()]))
+                self._html(index([(f"/s/{key}/", _summary(feed)) for key, feed in feeds.items()]))
         elif len(parts) == 4 and parts[1] == "s" and parts[2] in feeds and parts[3] in ("", "events"):  # noqa: PLR2004
             feed = feeds[parts[2]]
             if parts[3] == "events":
@@ -301,14 +302,15 @@ _HEADERS = {
 }
 
 
-def _summary(feed: Feed) -> tuple[str, str]:
-    """A study's name, and how it stands."""
+def _summary(feed: Feed) -> tuple[str, str, str, str, str]:
+    """A study's name, whether it runs, its best value, how its trials ended, and its directory."""
     try:
         study = Study(Record.open(feed.path, read_only=True))
     except (TunesmithError, OSError) as error:
-        return feed.path.name, str(error)
+        return feed.path.name, str(error), "", "", str(feed.path)
     with study.record:
-        return study.name, f"{steering.activity(study)}: {study.summary()}"
+        best = study.best_trials
+        return study.name, steering.activity(study), best_text(best) if best else "", study.summary(), str(feed.path)
 
 
 def _act(path: Path, wanted: Mapping[str, Any]) -> str:

@@ -66,18 +66,18 @@ def policy(*, live: bool = False) -> str:
     )
 
 
-def index(studies: Sequence[tuple[str, str, str]]) -> str:
-    """A page that lists studies: address, name, and how each stands."""
+def index(studies: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """A page that lists studies: the address of each, and its name, standing, best value and place."""
     style, _ = _assets()
     rows = "".join(
-        f'<tr><td><a href="{escape(where)}">{escape(name)}</a></td><td>{escape(state)}</td></tr>'
-        for where, name, state in studies
+        f'<tr><td><a href="{escape(where)}">{escape(name)}</a></td>{"".join(f"<td>{escape(f)}</td>" for f in facts)}</tr>'
+        for where, (name, *facts) in studies
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="10">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>studies - tunesmith</title>\n<style>{style}</style></head>\n<body><main><h1>Studies</h1>"
-        f'<div class="scroll"><table><thead><tr><th>study</th><th>standing</th></tr></thead><tbody>{rows}</tbody></table>'
+        f'<div class="scroll"><table><thead><tr><th>study</th><th>standing</th><th>best</th><th>trials</th><th>directory</th></tr></thead><tbody>{rows}</tbody></table>'
         f"</div>{'' if studies else '<p>There is none below this directory yet.</p>'}</main></body></html>\n"
     )
 
