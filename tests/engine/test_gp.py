@@ -79,7 +79,7 @@ def test_a_process_that_believes_its_mean_keeps_it_and_is_sure_there() -> None:
     believing = posterior.believing(new)
     assert np.allclose(believing.predict(at)[0], posterior.predict(at)[0])
     assert (believing.predict(at)[1] < posterior.predict(at)[1]).all()
-    assert believing.predict(new)[1].max() < 1e-5
+    assert believing.predict(new)[1].max() < posterior.noise
 
 
 def test_the_mode_does_not_depend_on_what_was_asked_before() -> None:

@@ -21,6 +21,7 @@ _SMALL = 2000  # a space of at most so many points is searched whole
 _FAR = -40.0  # from here on phi(z) / z^2 is exact enough, and the full expression cancels
 _ANY = -1.0  # stands for whatever value a column that does not matter has
 _DIGITS = 5  # points that agree to so many decimals are one configuration
+UNDER_WAY = 2  # and to so many, nobody would train a second one beside the first
 
 
 class Taken:
@@ -30,19 +31,22 @@ class Taken:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[bytes, set[bytes]] = {}  # which columns matter -> the points there
+        self._seen: dict[tuple[int, bytes], set[bytes]] = {}  # decimals, and which columns matter -> the points there
 
-    def add(self, points: Array, matter: Mask) -> None:
-        """Take points (n, columns); `matter`, of the same shape, is False where a trial did not ask for the parameter."""
-        for columns, row in zip(_rows(matter), _rows(np.where(matter, _rounded(points), _ANY)), strict=True):
-            self._seen.setdefault(columns, set()).add(row)
+    def add(self, points: Array, matter: Mask, *, digits: int = _DIGITS) -> None:
+        """Take points (n, columns), with what agrees to so many `digits`.
+
+        `matter`, of the same shape, is False where a trial did not ask for the parameter.
+        """
+        rows = _rows(np.where(matter, _rounded(points, digits), _ANY))
+        for columns, row in zip(_rows(matter), rows, strict=True):
+            self._seen.setdefault((digits, columns), set()).add(row)
 
     def new(self, points: Array) -> Mask:
         """Which points (m, columns) differ from each that was taken in a column that mattered to it; shape (m,)."""
         found = np.ones(len(points), bool)
-        rounded = _rounded(points)
-        for columns, seen in self._seen.items():
-            there = np.where(np.frombuffer(columns, bool), rounded, _ANY)
+        for (digits, columns), seen in self._seen.items():
+            there = np.where(np.frombuffer(columns, bool), _rounded(points, digits), _ANY)
             found &= np.array([row not in seen for row in _rows(there)], bool)
         return found
 
@@ -58,8 +62,8 @@ def _rows(table: NDArray[Any]) -> list[bytes]:
     return [whole[k : k + width] for k in range(0, len(whole), width)]
 
 
-def _rounded(points: Array) -> Array:
-    return np.round(points, _DIGITS) + 0.0  # + 0.0: no negative zeros
+def _rounded(points: Array, digits: int) -> Array:
+    return np.round(points, digits) + 0.0  # + 0.0: no negative zeros
 
 
 def log_improvement(posterior: Posterior, best: float, points: Array) -> Array:

@@ -57,7 +57,7 @@ class Posterior:
         return replace(self, alpha=solve_triangular(self.factor.T, half, lower=False, check_finite=False))
 
     def believing(self, points: Array) -> Posterior:
-        """The process given also that it is as expected at `points`: there, nothing is left to learn.
+        """The process given also results as expected at `points`, as noisy as any: there, little is left to learn.
 
         The kriging believer of Ginsbourger et al. (2010).
         """
@@ -66,7 +66,7 @@ class Posterior:
             self.factor, _matern(_squared_distances(self.points, scaled)), lower=True, check_finite=False
         )
         k = _matern(_squared_distances(scaled, scaled)) - across.T @ across
-        k.flat[:: len(k) + 1] += _JITTER  # no noise: it would leave room for improvement beside a trial under way
+        k.flat[:: len(k) + 1] += self.noise + _JITTER
         n, m = len(self.points), len(points)
         factor = np.zeros((n + m, n + m))
         factor[:n, :n], factor[n:, :n], factor[n:, n:] = self.factor, across.T, np.linalg.cholesky(k)

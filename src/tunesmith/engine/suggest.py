@@ -11,13 +11,14 @@ import numpy as np
 from scipy.stats import qmc
 
 from tunesmith.engine import pareto, warp
-from tunesmith.engine.acquire import Taken, maximise
+from tunesmith.engine.acquire import UNDER_WAY, Taken, maximise
 from tunesmith.engine.encoding import Array, Cube, Dimension, Mask, Rng
 from tunesmith.engine.ensemble import Ensemble, ensemble
 from tunesmith.engine.feasible import Limits, limits
 from tunesmith.engine.why import account
 
-START = 4  # Sobol points before the first model
+START = 4  # trials begun before the first model is asked, the middle and Sobol points
+_ENDED = 2  # trials ended before that: a model of so few knows at least where others are under way
 _STARTS_NEAR = 5  # the best points known, near which the next is sought
 _STARTS = 16  # Sobol points in all, for trials asked for while none has finished
 
@@ -87,14 +88,14 @@ def suggest_many(
     losses = np.where(ended[:, None], losses, np.median(losses[ended], axis=0)) if ended.any() else losses
     avoid = Taken()
     avoid.add(known, _matters(cube.asked([o.params for o in history]), ended))
-    avoid.add(waiting, np.ones_like(waiting, bool))
+    avoid.add(waiting, np.ones_like(waiting, bool), digits=UNDER_WAY)
     numbered = [o.number if o.number >= 0 else k for k, o in enumerate(history)]
     found: list[Suggestion] = []
     why: dict[str, Any]
     model: Ensemble | None = None
     for number in numbers:
         rng = np.random.default_rng([seed, number])
-        if ended.sum() < START:
+        if ended.sum() < _ENDED or ended.sum() + len(waiting) < START:
             point = _start(cube, avoid, fixed, bounds, seed=seed, number=number)
             why = {"how": "start"}
         elif not allowed.any():
@@ -122,7 +123,7 @@ def suggest_many(
             why["chance_to_succeed"] = round(math.exp(float(bounds.log_chance(point[None])[0])), 3)
         found.append(Suggestion({**cube.decode(point), **fixed}, why))
         waiting = np.vstack([waiting, point])
-        avoid.add(point[None], np.ones((1, cube.columns), bool))
+        avoid.add(point[None], np.ones((1, cube.columns), bool), digits=UNDER_WAY)
     return found
 
 
