@@ -8,6 +8,7 @@ from test_trainer import rates
 
 import tunesmith
 from tunesmith import Trainer
+from tunesmith.kept import FILE as KEPT
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,7 @@ def two(tmp_path_factory):
     place = tmp_path_factory.mktemp("two")
     settings = {"hp_space": rates, "seed": 0, "progress": False}
     first = tiny.make(Trainer, place / "first").hyperparameter_search(n_trials=4, **settings)
-    trainer = tiny.make(Trainer, place / "second")
+    trainer = tiny.make(Trainer, place / "second", save_strategy="no")
     second = trainer.hyperparameter_search(
         n_trials=4,
         warm_start=[first.run_summary],
@@ -43,6 +44,8 @@ def test_the_best_run_of_a_trainers_search_keeps_the_constraint_and_its_model_is
     assert 0 < len(kept) < len(trials)
     assert second.objective == min(t.value for t in kept) > first.objective
     assert trainer.evaluate()["eval_loss"] == pytest.approx(second.objective, rel=1e-6)
+    files = second.run_summary.directory.glob(f"run-*/{KEPT}")
+    assert [p.parent.name for p in files] == [f"run-{second.run_id}"]
 
 
 def test_a_constraint_that_asks_for_a_metric_that_the_trainer_lacks_names_those_it_has(tmp_path):

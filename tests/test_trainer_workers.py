@@ -318,3 +318,41 @@ def test_a_trial_of_two_ranks_trains_as_under_torchrun_whatever_happens_to_one_o
     assert trainer.args.world_size == 1
     assert best.objective == min(t.value for t in trials if t.value is not None)
     assert trainer.evaluate()["eval_loss"] == pytest.approx(best.objective, rel=1e-6)
+
+
+@pytest.mark.parametrize("workers", [None, 1])
+def test_a_trainer_without_model_init_that_has_trained_in_bf16_starts_each_trial_from_its_weights(tmp_path, workers):
+    def made(model, directory, **changes):
+        return transformers.Trainer(
+            model=model,
+            args=tiny.arguments(directory, bf16=True, save_strategy="no", num_train_epochs=1, **changes),
+            train_dataset=tiny.Points(128, 0),
+            eval_dataset=tiny.Points(64, 1),
+        )
+
+    trainer = made(tiny.model_init(), tmp_path / "first")
+    trainer.train()  # leaves autocast around the model's forward, and an optimizer of its own
+    weights = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    best = tunesmith.hyperparameter_search(
+        trainer, rates, n_trials=2, seed=0, progress=False, workers=workers, pruner=None
+    )
+    assert [t.state for t in best.run_summary.trials] == [TrialState.COMPLETE] * 2
+    again = made(tiny.model_init(), tmp_path / "again", **best.hyperparameters)
+    again.model.load_state_dict(weights)
+    again.train()
+    assert again.evaluate()["eval_loss"] == pytest.approx(best.objective, rel=1e-6)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(best.objective, rel=1e-6)
+
+
+def test_an_optimizer_that_may_or_may_not_be_the_users_is_asked_for(tmp_path):
+    model = tiny.model_init()
+    trainer = transformers.Trainer(
+        model=model,
+        args=tiny.arguments(tmp_path, save_strategy="no", num_train_epochs=1),
+        train_dataset=tiny.Points(128, 0),
+        eval_dataset=tiny.Points(64, 1),
+        optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None),
+    )
+    trainer.train()
+    with pytest.raises(SettingError, match=r"after a training SGD may be one of them or not; make it with .*tunable"):
+        tunesmith.hyperparameter_search(trainer, rates, n_trials=1, progress=False)

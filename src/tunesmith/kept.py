@@ -63,13 +63,21 @@ class KeptInMemory:
 class KeptInFiles:
     """Keeps trained parameters and buffers in a file of the trial's directory; an observer that leaves the best one.
 
-    A worker writes its trial's file when it betters all that are there; the driver, who knows what was recorded,
-    removes those that are not of the best trial. So there is one, and one more for each worker at most.
+    A worker writes its trial's file when it betters all that are there, or always where there are constraints
+    (`judged`), for only the driver knows which trials keep them. The driver removes those that are not of the best trial.
+    So there is one, and one more for each worker at most.
     """
+
+    def __init__(self, *, judged: bool = False) -> None:
+        self._judged = judged
+        self._best: int | None = None  # the trial whose file has stayed, once others have been looked for
+        self._tidy = False
 
     def offer(self, live: LiveTrial, loss: float, model: torch.nn.Module) -> None:
         """Write the model's file if it is the best so far and there is room."""
-        if any(known <= loss for known in map(_loss_in, live.directory.parent.glob(f"run-*/{FILE}"))):
+        if not self._judged and any(
+            known <= loss for known in map(_loss_in, live.directory.parent.glob(f"run-*/{FILE}"))
+        ):
             return
         tensors = _tensors(model)
         if _size(tensors) > SHARE_OF_DISK * shutil.disk_usage(live.directory.parent).free:
@@ -85,19 +93,21 @@ class KeptInFiles:
 
     def on_trial_start(self, study: Study, trial: Trial) -> None:
         """A trial begins: what an attempt has left that was lost after its last step counts no more."""
-        self._remove(study, trial)
+        self._remove(study, trial.number)
 
-    def on_trial_end(self, study: Study, trial: Trial) -> None:  # noqa: ARG002  of every trial
+    def on_trial_end(self, study: Study, trial: Trial) -> None:
         """A trial has ended: the best one's file stays."""
-        best = next(iter(study.best_trials), None)
-        for other in study.trials:
-            if other.state.finished and (best is None or other.number != best.number):
-                self._remove(study, other)
+        best = next((t.number for t in study.best_trials), None)
+        ended = {trial.number, self._best} if self._tidy else {t.number for t in study.trials if t.state.finished}
+        for number in ended:
+            if number is not None and number != best:
+                self._remove(study, number)
+        self._best, self._tidy = best, True
 
     @staticmethod
-    def _remove(study: Study, trial: Trial) -> None:
+    def _remove(study: Study, number: int) -> None:
         for name in (FILE, f"{FILE}.part"):
-            (study.run_directory(trial.number) / name).unlink(missing_ok=True)
+            (study.run_directory(number) / name).unlink(missing_ok=True)
 
 
 def _tensors(model: torch.nn.Module) -> Weights:

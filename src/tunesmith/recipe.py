@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer  # type: ignore[import-untyped]
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -114,6 +115,7 @@ class Recipe:
     def _keep_model(self) -> None:
         """Without model_init the built model is used again, with its weights put back before each trial."""
         model = self.trainer.model
+        _unprepare(model)
         if "model" not in inspect.signature(type(self.trainer).__init__).parameters:
             raise SettingError(f"{type(self.trainer).__name__} takes no model; give it a model_init to search with it")
         self.kwargs["model"] = model
@@ -209,6 +211,22 @@ def _set_plain(module: torch.nn.Module, state: Mapping[str, Any]) -> None:
             vars(module)[name] = copy.copy(value) if isinstance(value, dict) else value
 
 
+def _unprepare(model: torch.nn.Module) -> None:
+    """Take off what accelerate has put around a model's forward in an earlier training: autocast, which cannot be pickled.
+
+    Accelerate's own `unwrap_model` takes off the model's decorators too, and leaves the mark by which it knows a model
+    that needs no autocast any more.
+    """
+    own = vars(model).pop("_original_forward", None)
+    if own is None:
+        return
+    vars(model).pop("_is_accelerate_prepared", None)
+    if getattr(own, "__func__", None) is type(model).forward:
+        del model.forward
+    else:
+        model.forward = own
+
+
 def release(trainer: Trainer) -> None:
     """Free the model, optimizer and accelerator memory that a trial leaves behind."""
     state = vars(trainer)
@@ -275,7 +293,7 @@ def _by_names(trainer: Trainer, signature: inspect.Signature) -> dict[str, Any]:
         if p.name == "callbacks":
             found[p.name] = [c for c in trainer.callback_handler.callbacks if type(c) not in defaults]
         elif p.name == "optimizers":
-            found[p.name] = (None, None) if trainer.model_init else (trainer.optimizer, trainer.lr_scheduler)
+            found[p.name] = _given_optimizers(trainer)
         elif hasattr(trainer, p.name):
             found[p.name] = getattr(trainer, p.name)
         elif p.default is inspect.Parameter.empty:
@@ -284,6 +302,21 @@ def _by_names(trainer: Trainer, signature: inspect.Signature) -> dict[str, Any]:
                 f"off the trainer; make it with tunesmith.tunable({type(trainer).__name__})(...)"
             )
     return found
+
+
+def _given_optimizers(trainer: Trainer) -> tuple[Any, Any]:
+    """The optimizer and scheduler that the constructor was given, (None, None) where a training has made them."""
+    optimizer = trainer.optimizer
+    if trainer.model_init is not None or optimizer is None:
+        return None, None
+    if not isinstance(optimizer, AcceleratedOptimizer):
+        return optimizer, trainer.lr_scheduler
+    if type(optimizer.optimizer) is not Trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)[0]:
+        raise SettingError(
+            f"optimizers that the Trainer was made with must be known, and after a training {type(optimizer.optimizer).__name__} "
+            f"may be one of them or not; make it with tunesmith.tunable({type(trainer).__name__})(...)"
+        )
+    return None, None
 
 
 def _default_callbacks(args: Any) -> list[Any]:

@@ -206,7 +206,8 @@ def hyperparameter_search(
     _check_names(probe, trainer, strict=strict)
     sampled = {n: d[0] for n, d in probe.distributions.items()}
     disk = checkpoints.DiskWatch(checkpoints.checked_keep(keep_checkpoints), checkpoints.expected_size(trainer))
-    kept: Kept = KeptInMemory() if places.name == "inline" else KeptInFiles()
+    known = places.name == "inline" and constraints is None  # a trial itself knows whether it is the best so far
+    kept: Kept = KeptInMemory() if known else KeptInFiles(judged=constraints is not None)
     plan = Plan(
         directions=objective.directions,
         backend=name,
