@@ -41,7 +41,7 @@ class Places:
         allowed = {
             "inline": (),
             "workers": ("workers", "threads_per_trial", "gpus_per_trial", "ranks_per_trial", "trial_timeout"),
-            "ray": ("workers", "resources_per_trial", "trial_timeout"),
+            "ray": ("workers", "resources_per_trial", "ranks_per_trial", "trial_timeout"),
             "slurm": ("workers", "resources_per_trial", "trial_timeout"),
         }[self.name]
         given = [n for n in self._given() if n not in allowed]
@@ -49,7 +49,9 @@ class Places:
             return
         if self.name == "inline":
             hint = "a trial in this process has all that the process has, and cannot be ended; pass workers=1 or more"
-        elif self.name in ("ray", "slurm"):
+        elif self.name == "ray":
+            hint = 'say it as resources_per_trial={"cpu": ..., "gpu": ...}, which each of ranks_per_trial gets'
+        elif self.name == "slurm":
             hint = 'say it as resources_per_trial={"cpu": ..., "gpu": ...}; a trial is one process there'
         else:
             hint = 'say it as threads_per_trial and gpus_per_trial, or pass runner="ray"'
@@ -84,6 +86,7 @@ class Places:
                 task,
                 workers=workers,
                 resources_per_trial=self.resources_per_trial,
+                ranks_per_trial=self.ranks,
                 trial_timeout=self.trial_timeout,
                 bare=bare,
             )

@@ -318,7 +318,11 @@ def _result(study: Study) -> Bests:
 
 def _places(trainer: transformers.Trainer, places: Places, options: Mapping[str, Any]) -> Places:
     """Where the trials run, with Optuna's n_jobs as a number of workers."""
-    if places.ranks != 1 and not trainer.args.use_cpu and (places.gpus_per_trial == 0 or not visible_gpus()):
+    if places.name == "ray":  # the cluster may have what this machine has not
+        bare = places.resources_per_trial is not None and not {"gpu", "GPU"} & set(places.resources_per_trial)
+    else:
+        bare = places.gpus_per_trial == 0 or not visible_gpus()
+    if places.ranks != 1 and not trainer.args.use_cpu and bare:
         raise SettingError(
             f"a Trainer on {places.ranks} ranks without a GPU needs TrainingArguments(use_cpu=True), got use_cpu=False: each "
             "rank would train alone"

@@ -12,8 +12,10 @@ import psutil
 import pytest
 import ray
 import worker_tasks as tasks
+from rank_tasks import OneFaultEach, notes
 from ray.cluster_utils import Cluster
 
+import tunesmith
 from tunesmith.errors import SettingError
 from tunesmith.record import FILE
 from tunesmith.runners.ray import RayRunner
@@ -212,6 +214,34 @@ def test_as_many_workers_as_the_cluster_holds_by_default(node, runner_of):
     assert runner.slots == 2
     runner.start(Assignment(1), Driver())
     assert next_ended(runner)[0].outcome.values == (1.0,)
+
+
+# -- several ranks -----------------------------------------------------------------------------------------------------
+
+
+def test_ranks_are_placed_together_or_not_at_all_and_a_fault_of_one_ends_the_trial_on_all(tmp_path):
+    study = tunesmith.search(
+        OneFaultEach(("none", "rank 1 fails", "rank 1 is killed", "none again")),
+        4,
+        directory=tmp_path,
+        runner="ray",
+        workers=2,  # there is room for one, and half of the other's is never taken
+        ranks_per_trial=2,
+        resources_per_trial={"cpu": 1},
+        max_failures=9,
+        progress=False,
+        seed=1,
+    )
+    states = [TrialState.COMPLETE, TrialState.FAILED, TrialState.COMPLETE, TrialState.COMPLETE]
+    assert [t.state for t in study.trials] == states
+    assert study.trials[1].reason == "error: ValueError: rank 1 fails (on rank 1 of 2)"
+    assert study.trials[2].attrs["failures"][0].startswith("lost: the worker lost rank 1 of 2, which died")
+    both = [[(n["trial"], n["attempt"], n["step"], n["x"], n["value"]) for n in notes(tmp_path) if n["rank"] == rank]
+            for rank in range(2)]  # fmt: skip
+    assert both[0] == both[1]
+    pids = {n["pid"] for n in notes(tmp_path)}
+    assert len(pids) == 2 * 2
+    assert gone_in_time(pids)
 
 
 # -- faults of the driver --------------------------------------------------------------------------------------------

@@ -164,7 +164,6 @@ def test_ctrl_c_pauses_and_a_killed_driver_leaves_nobody_and_the_search_goes_on(
     [
         ({"ranks_per_trial": 0}, "ranks_per_trial must be a whole number from 1 to 100, got 0"),
         ({"ranks_per_trial": 2, "runner": "inline"}, "ranks_per_trial cannot be with runner .inline."),
-        ({"ranks_per_trial": 2, "runner": "ray"}, "a trial is one process there"),
         ({"gpus_per_trial": 2}, "gpus_per_trial must be 0 or None without a GPU, got 2"),
     ],
 )

@@ -132,7 +132,7 @@ class Group:
 
 
 def connect(rank: int, size: int, lines: Sequence[Connection]) -> Group:
-    """The group of ranks on one host that have these lines: rank 0 to each of the others, in order, they to rank 0."""
+    """The group of ranks that have these lines: rank 0 to each of the others, in order, they to rank 0."""
     hello = json.dumps([rank, socket.gethostname(), os.getpid()]).encode()
     for line in lines:
         line.send_bytes(hello)

@@ -5,25 +5,32 @@ from __future__ import annotations
 import logging
 import math
 import os
+import queue
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from tunesmith.errors import MissingDependencyError, SettingError
+from tunesmith.errors import MissingDependencyError, RankLostError, SettingError
 from tunesmith.runners import Task
+from tunesmith.runners.group import connect as meet_on
 from tunesmith.runners.pickling import dumps_task, loads
-from tunesmith.runners.reception import Invitation
+from tunesmith.runners.reception import Invitation, Reception
 from tunesmith.runners.remote import Loss, RemoteRunner
-from tunesmith.runners.slots import Slot
+from tunesmith.runners.slots import MOST_RANKS, Slot, check_count
 from tunesmith.runners.worker import load_task, module_path, prepare_process, run_alone, run_trials, see_modules
+from tunesmith.runners.worker_ranks import ReservedPort, environment, take_part
 
 try:
     import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 except ImportError as error:
     raise MissingDependencyError('runner "ray" needs Ray: pip install "tunesmith[ray]"') from error
 
@@ -38,7 +45,8 @@ class RayRunner(RemoteRunner):
     machine, for the time of the search. `resources_per_trial` are what an actor needs, as {"cpu": 1, "gpu": 0.5} with
     any names of the cluster's own beside (default: one CPU, and one GPU where there are any). `workers` actors are asked
     for at once, so that an autoscaler knows all that is wanted; "auto": as many as the nodes hold, followed as they come
-    and go. The task is pickled once (`bare` as in `WorkersRunner`), and goes to each node once. `trial_timeout` is in seconds per attempt.
+    and go. A worker of several `ranks_per_trial` is as many actors, each with these resources, of which Ray reserves all or
+    none. The task is pickled once (`bare` as in `WorkersRunner`), and goes to each node once. `trial_timeout` is in seconds per attempt.
 
     Raises SettingError for resources that cannot be, and when Ray cannot be joined or started.
     """
@@ -49,16 +57,18 @@ class RayRunner(RemoteRunner):
         *,
         workers: int | Literal["auto"] = "auto",
         resources_per_trial: Mapping[str, float] | None = None,
+        ranks_per_trial: int = 1,
         trial_timeout: float | None = None,
         bare: Sequence[object] = (),
     ) -> None:
+        check_count("ranks_per_trial", ranks_per_trial, most=MOST_RANKS)
         if workers != "auto" and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
             raise SettingError(f'workers must be a whole number from 1, or "auto", got {workers!r}')
         wanted = None if resources_per_trial is None else _checked(resources_per_trial)
         pickled = dumps_task(task, bare=bare)
         ours = connect()
         try:
-            launcher = RayLauncher(pickled, workers=workers, resources=wanted, disconnect=ours)
+            launcher = RayLauncher(pickled, workers=workers, resources=wanted, ranks=ranks_per_trial, disconnect=ours)
             super().__init__(launcher, host=ray.util.get_node_ip_address(), trial_timeout=trial_timeout)
         except BaseException:
             if ours:
@@ -75,56 +85,91 @@ class RayLauncher:
         *,
         workers: int | Literal["auto"],
         resources: Mapping[str, float] | None,
+        ranks: int,
         disconnect: bool,
     ) -> None:
         if resources is None:
             resources = {"CPU": 1, "GPU": 1} if ray.cluster_resources().get("GPU", 0) >= 1 else {"CPU": 1}
         self._resources = resources
         self._workers = workers
+        self._ranks = ranks
         self._disconnect = disconnect
         self._check_fit()
         self._task = ray.put(np.frombuffer(pickled, dtype=np.uint8))  # an array is read in place, where it lies
-        self._actors: dict[int, tuple[Any, Any]] = {}
+        self._launched: dict[int, _Launched] = {}
         others = {k: v for k, v in resources.items() if k not in ("CPU", "GPU", "memory")}
-        self._actor = ray.remote(_TrialActor).options(
-            num_cpus=resources.get("CPU", 0),
-            num_gpus=resources.get("GPU", 0),
-            memory=resources.get("memory"),
-            resources=others,
-            max_restarts=0,
-        )
+        self._options = {
+            "num_cpus": resources.get("CPU", 0),
+            "num_gpus": resources.get("GPU", 0),
+            "memory": resources.get("memory"),
+            "resources": others,
+            "max_restarts": 0,
+        }
 
     def room(self) -> int:
         """The number given, or as many as the nodes hold that are there now."""
         if self._workers != "auto":
             return self._workers
-        return sum(self._fitting(node) for node in _nodes())
+        return sum(self._fitting(node) for node in _nodes()) // self._ranks
 
     def launch(self, invitations: Sequence[Invitation], lost: Callable[[int, Loss], None]) -> None:
-        """Ask Ray for actors; they come when there is a place for them."""
+        """Ask Ray for workers' actors; they come when there is a place for all of a worker."""
         threads = max(1, int(self._resources.get("CPU", 1)))
+        setting = (self._task, threads, module_path(), str(Path.cwd()))
         for invitation in invitations:
-            actor = self._actor.remote()
-            served = actor.serve.remote(invitation, self._task, threads, module_path(), str(Path.cwd()))
-            self._actors[invitation.worker] = actor, served
-            served.future().add_done_callback(partial(_tell, lost, invitation.worker))
+            if self._ranks == 1:
+                actor = ray.remote(_TrialActor).options(**self._options).remote()
+                launched = _Launched([actor], [actor.serve.remote(invitation, *setting)])
+            else:
+                launched = self._launch_ranks(invitation, setting)
+            self._launched[invitation.worker] = launched
+            for rank, served in enumerate(launched.served):
+                served.future().add_done_callback(partial(self._on_end, invitation.worker, rank, lost))
+
+    def _launch_ranks(self, invitation: Invitation, setting: tuple[Any, ...]) -> _Launched:
+        wanted = {name: amount for name, amount in self._resources.items() if amount}
+        place = placement_group([wanted] * self._ranks, strategy="PACK")
+        actors = []
+        for rank in range(self._ranks):
+            there = PlacementGroupSchedulingStrategy(place, placement_group_bundle_index=rank)
+            actors.append(ray.remote(_TrialActor).options(scheduling_strategy=there, **self._options).remote())
+        meeting = actors[0].meet.remote(self._ranks)
+        served = [
+            actor.take_part.remote(rank, self._ranks, meeting, invitation, *setting)
+            for rank, actor in enumerate(actors)
+        ]
+        return _Launched(actors, served, place)
+
+    def _on_end(self, worker: int, rank: int, lost: Callable[[int, Loss], None], future: Any) -> None:
+        """An actor is gone. Called in a thread of Ray's, which waits for nothing of Ray."""
+        error = future.exception()
+        if isinstance(getattr(error, "cause", None), RankLostError):
+            return  # the rank that was lost is to say why
+        loss = _loss(error)
+        if self._ranks > 1:
+            loss = replace(loss, how=f"lost rank {rank} of {self._ranks}, which {loss.how}")
+        lost(worker, loss)
 
     def kill(self, worker: int) -> None:
-        """End an actor."""
-        actor, _ = self._actors.pop(worker, (None, None))
-        if actor is not None:
+        """End a worker's actors."""
+        launched = self._launched.pop(worker, None)
+        if launched is None:
+            return
+        for actor in launched.actors:
             ray.kill(actor)
+        if launched.place is not None:
+            remove_placement_group(launched.place)
 
     def waited_for(self) -> str:
         """The resources wanted, and those that are free."""
-        wanted = _said({k: v for k, v in self._resources.items() if v})
+        wanted = _said({k: v * self._ranks for k, v in self._resources.items() if v})
         free = _said({k: v for k, v in ray.available_resources().items() if k in self._resources})
         return f"each needs {wanted}, and free in Ray's cluster of {len(_nodes())} node(s) are {free or 'none'}"
 
     def close(self) -> None:
         """End all actors, and leave Ray if this search has joined or started it."""
-        served = [s for _, s in self._actors.values()]
-        for worker in list(self._actors):
+        served = [s for launched in self._launched.values() for s in launched.served]
+        for worker in list(self._launched):
             self.kill(worker)
         if served:
             ray.wait(served, num_returns=len(served), timeout=_GOODBYE)
@@ -138,31 +183,89 @@ class RayLauncher:
         if os.environ.get("RAY_ADDRESS") or not self._disconnect:
             return  # a cluster may grow, where Ray that was started here may not
         nodes = _nodes()
-        if any(self._fitting(node) for node in nodes):
+        if sum(self._fitting(node) for node in nodes) >= self._ranks:
             return
+        each = "" if self._ranks == 1 else f" for each of {self._ranks} ranks"
         held = "; ".join(_said({k: node.get(k, 0) for k in self._resources}) for node in nodes)
         raise SettingError(
-            f"resources_per_trial must fit a node, got {_said(self._resources)}, and there is {held}; ask for less"
+            f"resources_per_trial must fit a node, got {_said(self._resources)}{each}, and there is {held}; ask for less"
         )
 
 
+@dataclass(frozen=True)
+class _Launched:
+    """A worker's actors, by rank, what they were asked to do, and their reserved place."""
+
+    actors: Sequence[Any]
+    served: Sequence[Any]
+    place: Any = None
+
+
+@dataclass(frozen=True)
+class _Meeting:
+    """Where the ranks of a worker meet: at rank 0, by these invitations; torch's server may listen at the port."""
+
+    invitations: Sequence[Invitation]
+    host: str
+    port: int
+
+
 class _TrialActor:
-    """A worker, as a Ray actor."""
+    """A worker, or a rank of one, as a Ray actor."""
 
     def serve(self, invitation: Invitation, task: Any, threads: int, path: Sequence[str], directory: str) -> None:
         """Come to the driver and run its trials until it is gone."""
-        with suppress(OSError):  # this node has no such directory
-            os.chdir(directory)
-        counts = {k: v for k, v in Slot((), threads).environment.items() if k != "CUDA_VISIBLE_DEVICES"}  # Ray's to set
-        os.environ.update(counts)
-        see_modules(path)
-        # Ray's own streams go elsewhere than the descriptors, which are what follows a trial to its file
-        sys.stdout = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+        _prepare(threads, path, directory)
         connection = invitation.accept()
         prepare_process(connection)
         with suppress(EOFError, ConnectionError):
             run_trials(connection, partial(run_alone, load_task(partial(loads, task))), threads=threads)
+
+    def meet(self, ranks: int) -> _Meeting:
+        """Open a port for the other ranks, as rank 0."""
+        host = ray.util.get_node_ip_address()
+        self._came: queue.SimpleQueue[tuple[int, Connection]] = queue.SimpleQueue()
+        self._reception = Reception(host, lambda rank, line: self._came.put((rank, line)))
+        self._port = ReservedPort(host)
+        return _Meeting([self._reception.invite(rank) for rank in range(ranks)], host, self._port.number)
+
+    def take_part(
+        self,
+        rank: int,
+        ranks: int,
+        meeting: _Meeting,
+        invitation: Invitation,
+        task: Any,
+        threads: int,
+        path: Sequence[str],
+        directory: str,
+    ) -> None:
+        """Be a rank of a worker: meet the others, and run trials until the driver, or another rank, is gone."""
+        _prepare(threads, path, directory)
+        os.environ.update(environment(rank, ranks, meeting.port, host=meeting.host, apart=True))
+        if rank == 0:
+            lines = dict(self._came.get() for _ in range(ranks - 1))
+            self._reception.close()
+            group = meet_on(0, ranks, [lines[other] for other in range(1, ranks)])
+            connection = invitation.accept()
+        else:
+            connection = meeting.invitations[rank].accept()
+            group = meet_on(rank, ranks, [connection])
+        prepare_process(connection)
+        with suppress(EOFError, ConnectionError):
+            take_part(connection, group, load_task(partial(loads, task)), threads=threads)
+
+
+def _prepare(threads: int, path: Sequence[str], directory: str) -> None:
+    """Make an actor's process one in which trials can run."""
+    with suppress(OSError):  # this node has no such directory
+        os.chdir(directory)
+    counts = {k: v for k, v in Slot((), threads).environment.items() if k != "CUDA_VISIBLE_DEVICES"}  # Ray's to set
+    os.environ.update(counts)
+    see_modules(path)
+    # Ray's own streams go elsewhere than the descriptors, which are what follows a trial to its file
+    sys.stdout = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
 def connect() -> bool:
@@ -214,10 +317,6 @@ def _checked(resources: Mapping[str, float]) -> dict[str, float]:
 
 def _said(resources: Mapping[str, float]) -> str:
     return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
-
-
-def _tell(lost: Callable[[int, Loss], None], worker: int, served: Any) -> None:
-    lost(worker, _loss(served.exception()))
 
 
 def _loss(error: BaseException | None) -> Loss:

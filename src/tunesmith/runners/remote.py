@@ -195,7 +195,6 @@ class RemoteRunner:
         for worker in list(self._workers.values()):
             attempt = worker.attempt
             if now >= worker.given_up_at:
-                self._launcher.kill(worker.id)
                 self._lose(worker.id, Loss("hung up"))
             elif attempt is not None and now >= attempt.deadline:
                 if attempt.stopped is None:
@@ -225,7 +224,8 @@ class RemoteRunner:
             news.close()
 
     def _lose(self, id_: int, loss: Loss) -> None:
-        """A worker is gone: take what it still said, and end its attempt."""
+        """A worker is gone, and with it what is left of it: take what it still said, and end its attempt."""
+        self._launcher.kill(id_)
         worker = self._workers.get(id_)
         if worker is None:
             if id_ in self._starting:

@@ -62,8 +62,8 @@ def plan_slots(
     """
     if workers != "auto" and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
         raise SettingError(f'workers must be a whole number from 1, or "auto", got {workers!r}')
-    _check_count("threads_per_trial", threads_per_trial)
-    _check_count("ranks_per_trial", ranks_per_trial, most=MOST_RANKS)
+    check_count("threads_per_trial", threads_per_trial)
+    check_count("ranks_per_trial", ranks_per_trial, most=MOST_RANKS)
     _check_share(gpus_per_trial)
     found = () if gpus_per_trial == 0 else tuple(visible_gpus() if gpus is None else gpus)
     if gpus_per_trial and not found:
@@ -97,7 +97,8 @@ def ranks_of(gpus_per_trial: float | None, ranks_per_trial: int | None) -> int:
     return int(gpus_per_trial) if gpus_per_trial is not None and several else 1
 
 
-def _check_count(name: str, count: int, *, most: float = math.inf) -> None:
+def check_count(name: str, count: int, *, most: float = math.inf) -> None:
+    """Raise SettingError unless `count` is a whole number from 1 to `most`."""
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
         to = "" if most == math.inf else f" to {most}"
         raise SettingError(f"{name} must be a whole number from 1{to}, got {count!r}")

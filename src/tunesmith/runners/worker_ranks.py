@@ -19,7 +19,7 @@ from tunesmith.errors import RankLostError
 from tunesmith.runners import Outcome, Task
 from tunesmith.runners.collectives import Collective
 from tunesmith.runners.follower import follow
-from tunesmith.runners.group import connect
+from tunesmith.runners.group import Group, connect
 from tunesmith.runners.part import LAST_WORDS
 from tunesmith.runners.pickling import loads
 from tunesmith.runners.ranks import RanksRunner
@@ -36,12 +36,12 @@ from tunesmith.trial import Assignment, Link, LiveTrial
 
 
 class ReservedPort:
-    """A port of loopback that the system gives to nobody, but on which a server of torch's may listen."""
+    """A port of this host that the system gives to nobody, but on which a server of torch's may listen."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         self._socket = socket.socket()
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as torch's servers do
-        self._socket.bind(("127.0.0.1", 0))
+        self._socket.bind((host, 0))
         self.number: int = self._socket.getsockname()[1]
 
     def close(self) -> None:
@@ -49,10 +49,11 @@ class ReservedPort:
         self._socket.close()
 
 
-def environment(rank: int, ranks: int, port: int) -> dict[str, str]:
-    """What torch.distributed and accelerate read of a rank's place."""
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
-    return {**{name: str(value) for name, value in place.items()}, "MASTER_ADDR": "127.0.0.1"}
+def environment(rank: int, ranks: int, port: int, *, host: str = "127.0.0.1", apart: bool = False) -> dict[str, str]:
+    """What torch.distributed and accelerate read of a rank's place; `apart`: it sees no devices of the other ranks."""
+    local = {"LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1} if apart else {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": ranks}
+    place = {"RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port, **local}
+    return {**{name: str(value) for name, value in place.items()}, "MASTER_ADDR": host}
 
 
 def serve(connection: Connection, lines: Sequence[Connection]) -> None:
@@ -61,13 +62,19 @@ def serve(connection: Connection, lines: Sequence[Connection]) -> None:
     with contextlib.suppress(EOFError, ConnectionError):
         setup: Setup = loads(connection.recv_bytes())
         group = connect(setup.rank, setup.ranks, lines)
-        task = setup.load()
-        collective = Collective(None, setup.rank, setup.ranks, key="tunesmith")
-        if setup.rank == 0:
-            runner = RanksRunner(group, collective, task)
-            run_trials(connection, partial(_lead, runner), threads=setup.threads)
-        else:
-            follow(group, collective, partial(_take_part, task, setup.threads))
+        take_part(connection, group, setup.load(), threads=setup.threads)
+
+
+def take_part(connection: Connection, group: Group, task: Task, *, threads: int) -> None:
+    """Run trials with the other ranks of a group; rank 0 gets them over the `connection`, from the driver.
+
+    Raises EOFError or ConnectionError when the driver is gone, RankLostError when a rank is.
+    """
+    collective = Collective(None, group.rank, group.size, key="tunesmith")
+    if group.rank == 0:
+        run_trials(connection, partial(_lead, RanksRunner(group, collective, task)), threads=threads)
+    else:
+        follow(group, collective, partial(_run_part, task, threads))
 
 
 def _lead(runner: RanksRunner, assignment: Assignment, link: Link) -> Outcome:
@@ -81,7 +88,7 @@ def _lead(runner: RanksRunner, assignment: Assignment, link: Link) -> Outcome:
     return ended.outcome
 
 
-def _take_part(task: Task, threads: int, trial: LiveTrial) -> Any:
+def _run_part(task: Task, threads: int, trial: LiveTrial) -> Any:
     """Run a trial on a rank that is not the first."""
     free_memory()
     if trial.directory != Path():
