@@ -18,6 +18,8 @@ from tunesmith.trial import TrialState
 
 SPACE = {"learning_rate": tune.loguniform(1e-4, 1e-1)}
 
+pytestmark = pytest.mark.filterwarnings("ignore:no worker has started")  # on a loaded machine
+
 
 @pytest.fixture(scope="module", autouse=True)
 def small_ray():

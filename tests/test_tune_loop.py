@@ -2,6 +2,11 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +15,6 @@ import ray
 from ray import tune
 from ray.tune.schedulers import (
     ASHAScheduler,
-    MedianStoppingRule,
     PopulationBasedTraining,
     ResourceChangingScheduler,
 )
@@ -20,6 +24,7 @@ from tunesmith import load_study, search
 from tunesmith.errors import SettingError
 from tunesmith.trial import TrialState
 
+LIMIT = 120.0  # seconds
 PBT = PopulationBasedTraining(hyperparam_mutations={"x": [0, 1]})
 SPACE = {"x": tune.uniform(0, 1), "n": tune.randint(1, 9), "kind": tune.choice(["a", "b"])}
 
@@ -27,12 +32,12 @@ SPACE = {"x": tune.uniform(0, 1), "n": tune.randint(1, 9), "kind": tune.choice([
 @pytest.fixture(scope="module", autouse=True)
 def small_ray():
     """One Ray for all tests of this file."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # they leave files open
     settings = {"include_dashboard": False, "object_store_memory": 80 * 2**20, "log_to_driver": False}
-    ray.init(address="local", num_cpus=2, logging_level="ERROR", **settings)
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # they leave files open
+        yield ray.init(address="local", num_cpus=2, logging_level="ERROR", **settings).address_info["address"]
+        ray.shutdown()
 
 
 def train(trial):
@@ -43,12 +48,17 @@ def train(trial):
         start, weights = json.loads((Path(trial.resume_from) / "weights.json").read_text())
     for step in range(start + 1, 5):
         weights += trial.params["x"]
-        place = trial.directory / f"checkpoint-{step}"
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "weights.json").write_text(json.dumps([step, weights]))
         trial.report(weights, step, share=step / 4)
-        trial.save_checkpoint(str(place), step)
+        trial.save_checkpoint(saved(trial, step, weights), step)
     return weights
+
+
+def saved(trial, step, weights):
+    """A checkpoint of a trial."""
+    place = trial.directory / f"checkpoint-{step}"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "weights.json").write_text(json.dumps([step, weights]))
+    return str(place)
 
 
 def train_or_fail(trial):
@@ -112,19 +122,16 @@ def test_a_search_algorithm_of_tunes_proposes_for_two_objectives(tmp_path):
     assert study.best_trials
 
 
-def test_another_seed_makes_other_configurations_whoever_has_seeded_numpy(tmp_path):
-    found = []
-    for seed in (1, 2):
-        np.random.seed(42)  # noqa: NPY002  as a Trainer does
-        study = run(tmp_path / str(seed), train, 2, seed=seed, scheduler=ASHAScheduler(max_t=4), workers=1)
-        found.append([dict(t.params) for t in study.trials])
-    assert found[0] != found[1]
-
-
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
-        ({"time_budget_s": 5}, "takes tune.run's 'time_budget_s' as 'timeout'"),
+        ({"num_samples": 5}, "takes tune.run's 'num_samples' as 'n_trials'"),
+        (
+            {"time_budget_s": 5, "timeout": 6},
+            "time_budget_s means timeout, got time_budget_s=5 and timeout=6; pass one",
+        ),
+        ({"storage_path": "s3://bucket"}, "storage_path must be a local path"),
+        ({"callbacks": [tune.Callback()]}, "callbacks of Ray Tune are for a search that Tune drives"),
         ({"stop": {"training_iteration": 2}}, "'stop' is for Ray Tune"),
         ({"scheduler": ASHAScheduler(), "reuse_actor": True}, "did you mean 'reuse_actors'"),
         ({"scheduler": ASHAScheduler(), "stop_when": "converged"}, "stop_when must be left out"),
@@ -144,17 +151,111 @@ def test_what_is_not_taken_is_reported_before_a_study_begins(tmp_path, options, 
     assert not (tmp_path / "study").exists()
 
 
-def test_the_median_rule_drives_until_the_timeout_and_leaves_no_trial_that_never_began(tmp_path):
-    study = run(tmp_path, train, None, timeout=2, scheduler=MedianStoppingRule(grace_period=1), workers=1)
-    assert {t.state for t in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
-    assert not study.info.settings["finished"]
+class Ends(tune.Callback):
+    """A callback of Tune's."""
+
+    def __init__(self):
+        self.ended = 0
+
+    def on_trial_complete(self, iteration, trials, trial, **_):
+        self.ended += 1
 
 
-def test_tune_does_not_go_on_with_a_study_that_has_begun(tmp_path):
-    run(tmp_path, train, 1, scheduler=ASHAScheduler(max_t=4))
-    with pytest.raises(SettingError, match="must begin a study"):
-        run(tmp_path, train, 2, scheduler=ASHAScheduler(max_t=4), resume=True)
-    assert len(load_study(tmp_path / "study").trials) == 1
+def lose_one(trial):
+    """The worker of one trial is killed after its second step, at the first attempt."""
+    if trial.number == 1 and trial.attempt == 1:
+        trial.report(0.0, 1, checkpoint=saved(trial, 1, 0.0))
+        trial.report(0.0, 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return train(trial)
+
+
+def test_settings_go_by_the_names_of_tune_run_and_a_lost_worker_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_SCOPE", "avg")
+    np.random.seed(42)  # noqa: NPY002  as a Trainer does
+    ends = Ends()
+    study = search(
+        lose_one,
+        3,
+        backend="ray",
+        space=SPACE,
+        direction="maximize",
+        seed=3,
+        progress=False,
+        search_alg=OptunaSearch(seed=1),
+        name="mine",
+        storage_path=str(tmp_path / "study"),
+        max_concurrent_trials=1,
+        max_failures=1,
+        stop={"training_iteration": 3},
+        time_budget_s=timedelta(minutes=10),
+        callbacks=[ends],
+        reuse_actors=True,
+    )
+    assert (study.name, study.directory) == ("mine", tmp_path / "study")
+    assert ends.ended == 3
+    for trial in study.trials:
+        x = trial.params["x"]
+        assert [r.step for r in trial.reports] == [1, 2, 3]
+        if trial.number == 1:  # from the checkpoint that it saved before its worker was killed
+            assert trial.attempt == 2
+            assert trial.attrs["failures"][0].startswith("lost: the worker in Ray died")
+            assert trial.values == pytest.approx((x,))  # the mean of 0, x and 2 x
+        else:
+            assert trial.values == pytest.approx((2 * x,))  # the mean of x, 2 x and 3 x
+            assert trial.state is TrialState.COMPLETE  # it got all that the user wanted
+    assert study.info.settings["finished"]
+
+
+SCRIPT = """
+import sys, time
+sys.path.insert(0, {here!r})
+from optuna.distributions import FloatDistribution, IntDistribution
+from ray.tune.schedulers import MedianStoppingRule
+from test_tune_loop import train
+from tunesmith import search
+
+def slow(trial):
+    report = trial.report
+    def slowly(*args, **kwargs):
+        time.sleep({pause})
+        report(*args, **kwargs)
+    trial.report = slowly
+    return train(trial)
+
+search(slow, 3, space={{"x": FloatDistribution(0, 1), "n": IntDistribution(1, 9)}}, directory={directory!r}, seed=1,
+       backend="ray", scheduler=MedianStoppingRule(grace_period=9), workers=1, progress=False)
+"""
+
+
+def test_ctrl_c_pauses_and_a_killed_driver_loses_nothing_and_the_search_goes_on(tmp_path, small_ray):
+    def reports():
+        there = (tmp_path / "study" / "study.sqlite").exists()
+        return [len(t.reports) for t in load_study(tmp_path / "study").trials] if there else []
+
+    def run_until(count, number):
+        script = SCRIPT.format(here=str(Path(__file__).parent), directory=str(tmp_path / "study"), pause=0.4)
+        environment = {**os.environ, "RAY_ADDRESS": small_ray}
+        with subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE) as driver:
+            until = time.monotonic() + LIMIT
+            while sum(reports()) < count and driver.poll() is None and time.monotonic() < until:
+                time.sleep(0.05)
+            if number is not None:
+                driver.send_signal(number)
+            assert driver.wait(LIMIT) == -(number or 0), driver.stderr.read().decode()
+
+    run_until(2, signal.SIGINT)
+    study = load_study(tmp_path / "study")
+    assert study.trials[0].state is TrialState.PAUSED
+    before = study.trials[0].reports
+    run_until(6, signal.SIGKILL)
+    run_until(99, None)
+    trials = load_study(tmp_path / "study").trials
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 3
+    assert trials[0].reports[: len(before)] == before
+    assert [[r.step for r in t.reports] for t in trials] == [[1, 2, 3, 4]] * 3
+    assert len({t.params["x"] for t in trials}) == 3
+    assert [t.attempt for t in trials] == [1, 2, 1]
 
 
 def test_tune_must_know_the_space(tmp_path):

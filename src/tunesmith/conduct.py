@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from tunesmith.aliases import by_known_names
 from tunesmith.backends import Setting, backend_class, check_options, leaves_loop, preferred_runner
 from tunesmith.constraints import Constraints, Function
 from tunesmith.errors import SettingError, StudyLockedError
@@ -201,6 +202,7 @@ def as_directions(direction: str | Sequence[str]) -> tuple[str, ...]:
     return (direction,) if isinstance(direction, str) else tuple(direction)
 
 
+@by_known_names
 def search(
     objective: Callable[[LiveTrial], Outcome | float | Sequence[float]],
     n_trials: int | None = 20,
@@ -367,5 +369,5 @@ def _check_enqueued(enqueue: Sequence[Mapping[str, Any]], space: Space) -> None:
             warnings.warn(
                 f"enqueued parameters must be in the space, got {', '.join(unknown)}; known: {', '.join(sorted(space))}",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )

@@ -15,6 +15,7 @@ from optuna.distributions import BaseDistribution
 from transformers.trainer_utils import HPSearchBackend
 
 from tunesmith import arguments, checkpoints
+from tunesmith.aliases import by_known_names
 from tunesmith.backends import leaves_loop, preferred_runner
 from tunesmith.best_run import BestRun, add_to_card
 from tunesmith.conduct import OwnLoop, Plan, as_directions, check_launched, conduct, tune_place
@@ -81,6 +82,7 @@ def tunable(cls: type[transformers.Trainer]) -> type[transformers.Trainer]:
     return made
 
 
+@by_known_names
 def hyperparameter_search(
     trainer: transformers.Trainer,
     hp_space: Any = None,
@@ -198,7 +200,7 @@ def hyperparameter_search(
             f"catch is not used, got {options['catch']!r}: whatever a trial raises is recorded as its failure and the "
             "search goes on; max_failures=1 ends it at the first one",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     objective = Objective.of(trainer, compute_objective, directions)
     function = as_space_function(default_space if hp_space is None else hp_space)
@@ -304,7 +306,7 @@ def _best(study: Study) -> Trial | None:
 def _result(study: Study) -> Bests:
     found, best = list(study.best_trials), _best(study)
     if not found:
-        warnings.warn(f"no trial has completed: {study.summary()}", UserWarning, stacklevel=3)
+        warnings.warn(f"no trial has completed: {study.summary()}", UserWarning, stacklevel=4)
         found = [] if best is None else [best]
     summary: Any = study
     if study.analysis is not None:  # as transformers gives it, with the study beside it
@@ -369,7 +371,7 @@ def _check_names(probe: Probe, trainer: transformers.Trainer, *, strict: bool) -
     if messages and strict:
         raise SettingError("; ".join(messages))
     for message in messages:
-        warnings.warn(message, UserWarning, stacklevel=3)
+        warnings.warn(message, UserWarning, stacklevel=4)
 
 
 def _current(

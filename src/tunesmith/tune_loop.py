@@ -30,6 +30,7 @@ from tunesmith.space import to_ray
 from tunesmith.study import Study
 from tunesmith.trial import Space, TrialState
 from tunesmith.tune_record import PAUSING, SCOPES, Keeper, Stop
+from tunesmith.tune_resume import Rest
 
 
 class TunePlace:
@@ -68,10 +69,10 @@ class TunePlace:
 
     def loop(self, study: Study, plan: Any, observers: Sequence[Any]) -> TuneLoop:
         """The loop that Tune drives, of a plan of search."""
-        if study.trials:
+        if study.trials and plan.options.get("search_alg") is not None:
             raise SettingError(
-                f"a search that Ray Tune drives must begin a study, got {study.name!r} with {len(study.trials)} trials; "
-                "pass resume=False to begin another, or leave out scheduler and search_alg to go on with this one"
+                f"a search by Ray Tune's search_alg must begin a study, got {study.name!r} with {len(study.trials)} trials, of "
+                "which the algorithm knows nothing; pass resume=False to begin another, or leave out search_alg"
             )
         places = {k: v for k, v in self._places.items() if v is not None}
         return TuneLoop(
@@ -131,6 +132,7 @@ class TuneLoop:
         self._callbacks = [o for o in observers if isinstance(o, ray.tune.Callback)]
         self._observers = [o for o in observers if not isinstance(o, ray.tune.Callback)]
         self._signal: int | None = None
+        self._handlers: dict[int, Any] = {}
         self.keeper = Keeper(self, scheduler=options.get("scheduler"), scope=scope)
 
     def notify(self, event: str, *details: Any) -> None:
@@ -147,6 +149,11 @@ class TuneLoop:
         SystemExit after an interrupt.
         """
         self.record.update_settings(finished=False, n_trials=self.budget.n_trials, stop=None)
+        self._recover()
+        finished = sum(t.state.finished for t in self.study.trials)
+        if self.budget.n_trials is not None and finished >= self.budget.n_trials:
+            self.record.update_settings(finished=True)
+            return
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other one writes tables whatever `verbose` says
         os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial may end without an objective
         self.notify("on_search_start", self.budget.n_trials)
@@ -154,7 +161,7 @@ class TuneLoop:
             with (
                 _seeded(self.study.info.seed),
                 _quiet(not self._options.get("verbose")),
-                self._terminated_gently(),
+                self._signals_given_back(),
             ):
                 self.study.analysis = ray.tune.run(
                     self._trainable(),
@@ -170,10 +177,18 @@ class TuneLoop:
             self.notify("on_search_end")
         self._leave()
 
+    def _recover(self) -> None:
+        """Trials that a killed driver left RUNNING wait again, from their last checkpoint."""
+        for number in self.record.interrupted():
+            trial = self.record.trial(number)
+            if trial.attempt > self.budget.max_retries:
+                reason = f"lost: its process died in each of {trial.attempt} attempts"
+                self.record.end(number, TrialState.FAILED, reason=reason)
+            else:
+                self.record.requeue(number, TrialState.WAITING, reason="lost: its process died", count_attempt=True)
+
     def _leave(self) -> None:
-        begun = self.study.analysis.trials
-        if self.stop_reason is None and not (begun and all(t.is_finished() for t in begun)):
-            # Tune takes Ctrl-C for itself, and returns
+        if self._signal == signal.SIGINT:
             raise KeyboardInterrupt
         if self._signal is not None:
             raise SystemExit(128 + self._signal)
@@ -225,7 +240,9 @@ class TuneLoop:
             arguments["resources_per_trial"] = {"cpu": 1, **gpus}
         if arguments.get("search_alg") is None:  # Tune's own draws from NumPy's global numbers, whoever has seeded them
             fitting = [p for p in self._enqueue if set(p) <= set(self._space)]
-            arguments["search_alg"] = BasicVariantGenerator(
+            arguments["search_alg"] = Rest(
+                self.keeper,
+                begun=len(self.study.trials),
                 points_to_evaluate=[dict(p) for p in fitting] or None,
                 max_concurrent=arguments.pop("max_concurrent_trials", 0),
                 random_state=self.study.info.seed,
@@ -251,21 +268,27 @@ class TuneLoop:
 
     # -- interrupts ----------------------------------------------------------------------------------------------
 
+    def take_signals(self) -> None:
+        """Let signals pause the search as in any other; to be called once Tune has taken some for itself."""
+        for number in self._handlers:
+            signal.signal(number, self._on_signal)
+
     @contextmanager
-    def _terminated_gently(self) -> Iterator[None]:
-        """Let SIGTERM end the search as Ctrl-C does, which Tune takes for itself."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # Python lets only the main thread handle signals
-            return
-        before = signal.signal(signal.SIGTERM, self._on_signal)
+    def _signals_given_back(self) -> Iterator[None]:
+        if threading.current_thread() is threading.main_thread():  # Python lets no other handle signals
+            wanted = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, n)]
+            self._handlers = {number: signal.getsignal(number) for number in wanted}
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self._signal = number
-        self.stop_reason = f"interrupted: {signal.Signals(number).name}"
+        if self._signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signal = self._signal or number
+        self.stop_reason = self.stop_reason or f"interrupted: {signal.Signals(number).name}"
 
 
 @contextmanager

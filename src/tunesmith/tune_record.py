@@ -45,6 +45,10 @@ class Keeper(ray.tune.Callback):  # type: ignore[misc]
 
     # -- what Tune calls -----------------------------------------------------------------------------------------
 
+    def setup(self, *_args: Any, **_settings: Any) -> None:
+        """Tune is about to begin."""
+        self.loop.take_signals()
+
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **_: Any) -> None:  # noqa: ARG002
         """Take the failures that workers have told of: such a trial is not tried again, as one is whose worker was lost."""
         for place in (self._folder / FAILURES).iterdir():
@@ -67,7 +71,7 @@ class Keeper(ray.tune.Callback):  # type: ignore[misc]
             self.record.requeue(number, TrialState.PAUSED, reason="paused by Ray Tune", count_attempt=False)
         started = self.record.start(number, offered=flat(trial.config))
         self._brief(started).write(self.study.directory.absolute(), trial.trial_id)
-        if known.started is None:
+        if known.state is not TrialState.RUNNING:
             self.loop.notify("on_trial_start", started)
 
     def on_trial_result(

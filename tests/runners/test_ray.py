@@ -22,6 +22,8 @@ from tunesmith.runners.ray import RayRunner
 from tunesmith.testing.runners import LIMIT, Driver, RunnerContract, next_ended, one, square
 from tunesmith.trial import Assignment, TrialState
 
+pytestmark = pytest.mark.filterwarnings("ignore:no worker has started")  # on a loaded machine
+
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import ray.tune
@@ -19,21 +21,49 @@ from ray.tune.search import SearchAlgorithm, Searcher
 from tunesmith.backends.engine import EngineBackend
 from tunesmith.errors import SettingError
 
-# arguments of tune.run that a search has by another name
+# arguments of tune.run that a search has by another name: those that are taken so, and those that are not
+_ALIASES = {
+    "name": "study", "storage_path": "directory", "time_budget_s": "timeout", "max_concurrent_trials": "workers",
+    "points_to_evaluate": "enqueue",
+}  # fmt: skip
 _OURS = {
-    "config": "space", "num_samples": "n_trials", "mode": "direction", "name": "study", "storage_path": "directory",
-    "local_dir": "directory", "resume": "resume", "restore": "resume", "max_failures": "max_retries",
-    "max_concurrent_trials": "workers", "time_budget_s": "timeout", "points_to_evaluate": "enqueue",
+    "config": "space", "num_samples": "n_trials", "mode": "direction", "local_dir": "directory", "restore": "resume",
 }  # fmt: skip
 SCHEDULERS = (AsyncHyperBandScheduler, HyperBandScheduler, FIFOScheduler)  # the others of Tune's are kinds of FIFO
 _EXCLUDED = (PopulationBasedTrainingReplay,)
-_NOT_TAKEN = ("run_or_experiment", "metric", "raise_on_failed_trial", "callbacks", "resources_per_trial")
+_NOT_TAKEN = (
+    "run_or_experiment", "metric", "raise_on_failed_trial", "callbacks", "resources_per_trial", "max_failures", "resume",
+)  # fmt: skip
 
 
 class RayBackend(EngineBackend):
     """Proposes as "tunesmith" does."""
 
     runner = "ray"
+
+    @classmethod
+    def aliases(cls, settings: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+        """What is given by the names of `tune.run`: the search's own name and value for each."""
+        found = {n: (_ALIASES[n], v) for n, v in settings.items() if n in _ALIASES and v is not None}
+        if "time_budget_s" in found and isinstance(settings["time_budget_s"], timedelta):
+            found["time_budget_s"] = ("timeout", settings["time_budget_s"].total_seconds())
+        if "://" in str(settings.get("storage_path")):
+            raise SettingError(
+                f"storage_path must be a local path, where the record can lie, got {settings['storage_path']!r}; mount it"
+            )
+        if isinstance(settings.get("resume"), str) and settings["resume"] != "auto":
+            if settings["resume"].split("+")[0] not in ("AUTO", "LOCAL"):
+                raise SettingError(f'resume must be "auto", True or False, got {settings["resume"]!r}')
+            found["resume"] = ("resume", "auto" if settings["resume"].startswith("AUTO") else True)
+        if cls.leaves_loop(settings):
+            if settings.get("max_failures") is not None:  # of each trial, to Tune's users
+                often = settings["max_failures"]
+                found["max_failures"] = ("max_retries", sys.maxsize if often == -1 else often)
+        elif any(isinstance(c, ray.tune.Callback) for c in settings.get("callbacks") or ()):
+            raise SettingError(
+                "callbacks of Ray Tune are for a search that Tune drives; pass a scheduler or search_alg, or observers"
+            )
+        return found
 
     @classmethod
     def takes(cls, options: Mapping[str, Any]) -> list[str]:
@@ -52,7 +82,8 @@ class RayBackend(EngineBackend):
             return engine
         _check_objects(options)
         names = inspect.signature(ray.tune.run).parameters
-        return [n for n in names if not n.startswith("_") and n not in _OURS and n not in _NOT_TAKEN]
+        others = (*_OURS, *_ALIASES, *_NOT_TAKEN)
+        return [n for n in names if not n.startswith("_") and n not in others]
 
     @staticmethod
     def leaves_loop(options: Mapping[str, Any]) -> bool:
