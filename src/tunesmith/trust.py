@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tunesmith.dimensions import dimensions
 from tunesmith.engine.verdict import verdict
+from tunesmith.errors import SpaceError
 from tunesmith.trial import Trial, TrialState, signs
 
 _SEEDS = ("seed", "data_seed")  # trials that differ in these alone are one configuration
@@ -64,8 +65,12 @@ def trust(trials: Sequence[Trial], directions: Sequence[str], *, seed: int) -> T
     space = {n: d for t in done for n, d in t.distributions.items() if n not in _SEEDS}
     if not space:
         return None
+    try:
+        known = dimensions(space)
+    except SpaceError:  # a distribution that the engine does not model
+        return None
     sign = signs(directions)[0]
-    found = verdict(dimensions(space), [t.params for t in done], [sign * (t.value or 0.0) for t in done], seed=seed)
+    found = verdict(known, [t.params for t in done], [sign * (t.value or 0.0) for t in done], seed=seed)
     if found is None:
         return None
     best = min(done, key=lambda t: (sign * (t.value or 0.0), t.number))

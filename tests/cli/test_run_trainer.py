@@ -36,8 +36,6 @@ FLAGS = [
     "True",
     "--learning_rate",
     "0.001",
-    "--slow",
-    "0.5",
 ]
 
 
@@ -48,7 +46,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def options(n, *launcher):
+def options(n, *launcher, slow=0.5):
     return [
         "run",
         "--directory",
@@ -63,13 +61,15 @@ def options(n, *launcher):
         *launcher,
         SCRIPT,
         *FLAGS,
+        "--slow",
+        str(slow),
     ]
 
 
-def begin(n, *launcher):
-    """A search whose first trial is slow after step 10, as a process."""
+def begin(n, *launcher, slow=0.5):
+    """A search whose first trial takes so many seconds for each step after the tenth, as a process."""
     Path("slow").touch()
-    driver = subprocess.Popen([sys.executable, "-m", "tunesmith", *options(n, *launcher)])
+    driver = subprocess.Popen([sys.executable, "-m", "tunesmith", *options(n, *launcher, slow=slow)])
     until = time.monotonic() + 240
     while not Path("at").exists() and time.monotonic() < until:
         time.sleep(0.1)
@@ -81,8 +81,8 @@ def output(number):
 
 
 def test_a_trainer_reports_is_killed_and_goes_on_from_its_checkpoint(run, place):
-    driver = begin(1, sys.executable)
-    while tunesmith.load_study("s").trials[0].checkpoint_step != 10:  # what the script has told is soon recorded
+    driver = begin(1, sys.executable, slow=1000)
+    while tunesmith.load_study("s").trials[0].checkpoint_step != 10:  # the script has told it, and waits at step 11
         time.sleep(0.1)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
@@ -90,7 +90,7 @@ def test_a_trainer_reports_is_killed_and_goes_on_from_its_checkpoint(run, place)
     assert killed.state is TrialState.RUNNING
     assert killed.checkpoint_step == 10
     Path("slow").unlink()
-    assert run(*options(1, sys.executable)).code == 0
+    assert run(*options(1, sys.executable, slow=1000)).code == 0
     trial = tunesmith.load_study("s").trials[0]
     assert (trial.state, trial.attempt) == (TrialState.COMPLETE, 2)
     assert [r.step for r in trial.reports] == [5, 10, 15, 20, 25, 30, 35, 40]

@@ -52,6 +52,16 @@ def test_a_log_gets_one_plain_line_per_event(tmp_path):
     assert "\x1b" not in out.getvalue()
 
 
+def test_the_end_says_whether_the_best_can_be_trusted(tmp_path):
+    out = io.StringIO()
+    progress = Progress(Console(file=out, width=40))
+    objective = lambda t: t.suggest_float("x", 0, 1)  # noqa: E731
+    best = tunesmith.search(objective, 12, directory=tmp_path, seed=0, progress=False, callbacks=[progress]).best_trial
+    *_, trusted, ended = out.getvalue().splitlines()
+    assert f"tunesmith: trial {best.number}: trained again it would come to " in trusted
+    assert "ended: " in ended
+
+
 def test_ci_gets_lines_even_when_it_looks_like_a_terminal(monkeypatch):
     terminal = {"file": io.StringIO(), "force_terminal": True, "_environ": {"TERM": "xterm"}}
     monkeypatch.setenv("CI", "true")
