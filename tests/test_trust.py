@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
+import tunesmith
 from tunesmith.trial import Trial, TrialState
 from tunesmith.trust import trust
 
@@ -44,6 +45,12 @@ def test_the_words_say_what_is_likelier_and_what_to_do():
     )
     assert replace(found, chance=0.9).sentences[1:] == ("it stands out: 90 % likely the best of those tried",)
     assert "next: trial 7 (less than 1 %)" in replace(found, rivals=((7, 0.001),)).sentences[1]
+
+
+def test_a_study_says_it_and_a_stored_study_says_the_same(tmp_path):
+    study = tunesmith.search(lambda t: t.suggest_float("x", 0, 1), 12, directory=tmp_path, seed=0, progress=False)
+    assert study.trust().best == study.best_trial.number
+    assert tunesmith.load_study(tmp_path).trust() == study.trust()
 
 
 def test_several_objectives_too_few_trials_and_no_parameters_say_nothing():

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from tunesmith.engine import Importance
+    from tunesmith.trust import Trust
 
 
 Resume = Literal["auto"] | bool
@@ -175,6 +176,16 @@ class Study:
         sign = signs(self.directions)[objective]
         losses = [sign * _values(t)[objective] for t in done]
         return importances(dimensions(space), [t.params for t in done], losses, seed=self.info.seed)
+
+    def trust(self) -> Trust | None:
+        """Whether the best trial can be trusted: what training it again would come to, and how likely it is the best.
+
+        `study.trust().sentences` says it in words. None with several objectives, and while too few trials have completed
+        (six, and two for each parameter more). Some 20 ms.
+        """
+        from tunesmith.trust import trust  # noqa: PLC0415  a study that is only read needs no scipy
+
+        return trust(self.trials, self.directions, seed=self.info.seed)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per trial."""

@@ -36,7 +36,6 @@ from tunesmith.settings_text import as_flags, as_python, as_yaml
 from tunesmith.steering import activity
 from tunesmith.study import Study, load_study
 from tunesmith.trial import Trial, TrialState, signs
-from tunesmith.trust import trust
 
 _REFRESH = 1.0
 _ENOUGH = 10  # completed trials from which importances say something
@@ -105,7 +104,7 @@ def show(
     """Show how a search stands; while it runs, follow it."""
     known = opened(study)
     if as_json:
-        trusted = trust(known.trials, known.directions, seed=known.info.seed)
+        trusted = known.trust()
         print_json({**study_json(known), "trust": None if trusted is None else asdict(trusted)})
         return
     console = Console()
@@ -129,7 +128,7 @@ def _standing(study: Study) -> list[Any]:
         middle = ranked[len(ranked) // 2]
         margin = f"next best {numbers(ranked[1].values)} (trial {ranked[1].number}), median {numbers(middle.values)}"
         lines.append(_fact("margin", margin))
-        known = trust(study.trials, study.directions, seed=study.info.seed)
+        known = study.trust()
         for name, text in zip(("trust", "", ""), () if known is None else known.sentences, strict=False):
             lines.append(_fact(name, text))
     if len(completed) >= _ENOUGH:

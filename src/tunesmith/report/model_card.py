@@ -11,7 +11,6 @@ from tunesmith.errors import TunesmithError
 from tunesmith.report.summary import failures, number, numbers, plain
 from tunesmith.study import Study
 from tunesmith.trial import Trial
-from tunesmith.trust import trust
 
 HEADING = "## Hyperparameter search"
 TAGS = ("hyperparameter-search", "tunesmith")
@@ -20,7 +19,7 @@ TAGS = ("hyperparameter-search", "tunesmith")
 def section(study: Study, trial: Trial) -> str:
     """How a trial's hyperparameters were found, in Markdown: budget, what it came to, whether to trust it, its values."""
     lines = [HEADING, "", _how(study), "", _what(study, trial), ""]
-    known = trust(study.trials, study.directions, seed=study.info.seed)
+    known = study.trust()
     if known is not None and known.best == trial.number:
         lines += [*(f"- {text}" for text in known.sentences[:2]), ""]
     try:

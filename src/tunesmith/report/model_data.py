@@ -13,7 +13,6 @@ from tunesmith.engine.effects import Effect, Map, effects
 from tunesmith.errors import TunesmithError
 from tunesmith.report.hints import narrow_ranges
 from tunesmith.trial import signs
-from tunesmith.trust import trust
 
 if TYPE_CHECKING:
     from tunesmith.study import Study
@@ -41,7 +40,7 @@ def model_data(study: Study) -> dict[str, Any] | None:
     losses = [sign * t.values[0] for t in done if t.values]
     pairs = list(combinations(numbers[:_MAPPED], 2))
     curves, maps = effects(known, [t.params for t in done], losses, names=shown, pairs=pairs, seed=study.info.seed)
-    known_trust = trust(study.trials, study.directions, seed=study.info.seed)
+    known_trust = study.trust()
     return {
         "trust": None if known_trust is None else {**asdict(known_trust), "sentences": known_trust.sentences},
         "ranges": narrow_ranges(done, study.directions, {name: i.total for name, i in ranking.items()}),

@@ -15,7 +15,6 @@ from tunesmith.report.summary import Standing, number, numbers, plain, reason_te
 from tunesmith.report.table import trial_table
 from tunesmith.report.terminal import TerminalView
 from tunesmith.trial import Trial
-from tunesmith.trust import trust
 
 if TYPE_CHECKING:
     from tunesmith.study import Study
@@ -103,7 +102,7 @@ class Progress:
         if self._shown:
             self._shown = False
             self._look(study, ended=True)
-            known = trust(study.trials, study.directions, seed=study.info.seed)
+            known = study.trust()
             if known is not None:
                 self._view.message(f"trial {known.best}: {'; '.join(known.sentences)}")
             self._view.end(self._standing, f"ended: {study.name!r}: {self._standing.headline(time.time())}")
