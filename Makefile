@@ -81,7 +81,8 @@ check-loggers: .venv-loggers/ready
 
 # the faults' tests with their full counts; hours
 soak: .venv/ready-to-test
-	TUNESMITH_SOAK=1 TUNESMITH_KILLS=1000 $(BIN)/python -m pytest tests/faults tests/test_record_kill.py
+	TUNESMITH_SOAK=1 TUNESMITH_KILLS=1000 $(BIN)/python -m pytest tests/faults tests/test_record_kill.py \
+	  tests/runners/test_ranks_launched.py tests/runners/test_worker_ranks.py
 
 bench: .venv/ready-to-test
 	$(BIN)/python benchmarks/overhead.py

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "runners"))
-from launched import by_accelerate, notes, run
+from launched import by_accelerate, command, notes, run
+
+import tunesmith
 
 SCRIPT = Path(__file__).with_name("trainer_ranks_script.py")
 
@@ -77,3 +79,6 @@ def test_when_a_rank_is_killed_torchruns_restart_resumes_the_trial_from_its_chec
     assert [trial[0::2] for trial in first[-1]["trials"]] == [["COMPLETE", 1], ["COMPLETE", 2], ["COMPLETE", 1]]
     resumed = next(note for note in first if note.get("restart") == "1")
     assert (resumed["run"], resumed["step"]) == ("run-1", 5)  # epochs of 4 steps: the last checkpoint was at 4
+    launch = tunesmith.load_study(tmp_path / "killed").info.settings["launch"]  # what `tunesmith resume` starts
+    expected = command(SCRIPT, "killed", tmp_path, 1, restarts=1)
+    assert launch == {"command": expected, "directory": str(Path.cwd()), "interactive": False}

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import psutil
+
 from tunesmith.aliases import by_known_names
 from tunesmith.backends import Setting, backend_class, check_options, leaves_loop, preferred_runner
 from tunesmith.constraints import Constraints, Function
@@ -193,8 +195,14 @@ def _loop(study: Study, plan: Plan, runner: Runner, observers: Sequence[Any]) ->
 
 def launch() -> dict[str, Any]:
     """How this process was started (JSON), so that `tunesmith resume` can start it again."""
-    interactive = hasattr(sys, "ps1") or "ipykernel" in sys.modules or os.environ.get("WORLD_SIZE", "1") != "1"
-    return {"command": list(sys.orig_argv), "directory": str(Path.cwd()), "interactive": interactive}
+    interactive = hasattr(sys, "ps1") or "ipykernel" in sys.modules
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    if interactive or ranks == "1":
+        return {"command": list(sys.orig_argv), "directory": str(Path.cwd()), "interactive": interactive}
+    launcher = psutil.Process(os.getppid())
+    # of torchrun and accelerate on one host the command is known, and starts all ranks
+    whole = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("LOCAL_WORLD_SIZE") == ranks
+    return {"command": launcher.cmdline(), "directory": launcher.cwd(), "interactive": not whole}
 
 
 def as_directions(direction: str | Sequence[str]) -> tuple[str, ...]:

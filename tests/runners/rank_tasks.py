@@ -50,10 +50,11 @@ class OneFaultEach:
             value = float(total) / 2
             note(trial, x=x, step=step, value=value, attempt=trial.attempt, port=os.environ["MASTER_PORT"])
             dist.barrier()  # both have noted the step
-            if "FSDP" in self.faults[trial.number]:
+            fault = self.faults[trial.number % len(self.faults)]
+            if "FSDP" in fault:
                 train_sharded(x)
             if step == 3 and trial.attempt == 1:
-                self.go_wrong(self.faults[trial.number], rank)
+                self.go_wrong(fault, rank)
             checkpoint = trial.directory / f"checkpoint-{step + 1}"
             if rank == 0:
                 checkpoint.mkdir(parents=True, exist_ok=True)
@@ -91,7 +92,7 @@ class PruneOne(optuna.pruners.BasePruner):
     """Prunes the trial whose fault it is, at its second report."""
 
     def prune(self, study, trial):
-        return FAULTS[trial.number] == "the study prunes" and len(trial.intermediate_values) == 2
+        return FAULTS[trial.number % len(FAULTS)] == "the study prunes" and len(trial.intermediate_values) == 2
 
 
 def sleep_on_rank_1(trial):

@@ -13,6 +13,9 @@ import psutil
 import pytest
 from rank_tasks import FAULTS, STEPS, OneFaultEach, PruneOne, notes, sleep_on_rank_1
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "faults"))
+from soak import rounds
+
 import tunesmith
 from tunesmith.conduct import Plan, conduct
 from tunesmith.errors import SettingError
@@ -36,6 +39,9 @@ OUTCOMES = {
     ),
     "FSDP": (TrialState.COMPLETE, None),
 }
+
+
+TRIALS = rounds(len(FAULTS), 110)
 
 
 class TestWorkersOfTwoRanks(RunnerContract):
@@ -62,12 +68,12 @@ def faults(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults")
     study = tunesmith.search(
         OneFaultEach(),
-        len(FAULTS),
+        TRIALS,
         directory=folder,
         backend="optuna",
         sampler=optuna.samplers.RandomSampler(seed=0),
         pruner=PruneOne(),
-        max_failures=99,
+        max_failures=10**6,
         ranks_per_trial=2,
         workers=1,
         progress=False,
@@ -79,32 +85,33 @@ def faults(tmp_path_factory):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_ends_its_trial_on_both_ranks_and_the_next_one_runs(faults, fault):
     study = tunesmith.load_study(faults)
-    trial = study.trials[FAULTS.index(fault)]
+    trials = study.trials
     study.record.close()
+    assert len(trials) == TRIALS
     state, reason = OUTCOMES[fault]
-    assert trial.state is state
-    if trial.attempt > 1:
-        assert trial.attrs["failures"][0].startswith(reason)
-    else:
-        assert (trial.reason or "").startswith(reason or "")
+    for trial in trials[FAULTS.index(fault) :: len(FAULTS)]:
+        assert trial.state is state
+        said = trial.attrs["failures"][0] if trial.attempt > 1 else trial.reason or ""
+        assert said.startswith(reason or "")
 
 
 def test_both_ranks_have_the_same_parameters_and_took_the_same_steps(faults):
     both = [[(n["trial"], n["attempt"], n["step"], n["x"], n["value"]) for n in notes(faults) if n["rank"] == rank]
             for rank in range(2)]  # fmt: skip
     assert both[0] == both[1]
-    assert len({x for _, _, _, x, _ in both[0]}) == len(FAULTS)
+    assert len({x for _, _, _, x, _ in both[0]}) == TRIALS
 
 
 def test_a_killed_rank_takes_both_processes_with_it_and_the_trial_goes_on_from_its_checkpoint(faults):
     found = notes(faults)
-    for fault in ("rank 1 is killed", "rank 0 is killed"):
-        own = [n for n in found if n["trial"] == FAULTS.index(fault)]
+    killed = [n for n in range(TRIALS) if "killed" in FAULTS[n % len(FAULTS)]]
+    for number in killed:
+        own = [n for n in found if n["trial"] == number]
         first, second = ([n for n in own if n["attempt"] == attempt] for attempt in (1, 2))
         assert {n["step"] for n in first} == {0, 1, 2, 3}
         assert {n["step"] for n in second} in ({3, 4, 5}, {4, 5})  # rank 0 may have saved the fourth step
         assert not {n["pid"] for n in first} & {n["pid"] for n in second}
-    assert len({n["pid"] for n in found}) == 2 * 3  # no other fault has cost a process
+    assert len({n["pid"] for n in found}) == 2 * (1 + len(killed))  # no other fault has cost a process
     assert gone({n["pid"] for n in found})
 
 
@@ -182,5 +189,5 @@ def test_ranks_are_not_lent_to_other_processes(tmp_path):
 
 def test_torchs_server_listens_at_the_port_that_was_kept_for_it(faults):
     ports = {n["port"] for n in notes(faults)}
-    assert len(ports) == 3  # one for each pair of processes
+    assert len(ports) > 1  # one for each pair of processes; a later pair may get that of an earlier one
     assert str(os.environ.get("MASTER_PORT", "29500")) not in ports
