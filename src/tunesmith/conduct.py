@@ -197,12 +197,16 @@ def launch() -> dict[str, Any]:
     """How this process was started (JSON), so that `tunesmith resume` can start it again."""
     interactive = hasattr(sys, "ps1") or "ipykernel" in sys.modules
     ranks = os.environ.get("WORLD_SIZE", "1")
-    if interactive or ranks == "1":
-        return {"command": list(sys.orig_argv), "directory": str(Path.cwd()), "interactive": interactive}
-    launcher = psutil.Process(os.getppid())
-    # of torchrun and accelerate on one host the command is known, and starts all ranks
-    whole = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("LOCAL_WORLD_SIZE") == ranks
-    return {"command": launcher.cmdline(), "directory": launcher.cwd(), "interactive": not whole}
+    # torchrun and accelerate are the parent of all ranks of their host, and their command starts them all
+    launched = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("LOCAL_WORLD_SIZE") == ranks
+    if launched and not interactive:
+        launcher = psutil.Process(os.getppid())
+        return {"command": launcher.cmdline(), "directory": launcher.cwd(), "interactive": False}
+    return {
+        "command": list(sys.orig_argv),
+        "directory": str(Path.cwd()),
+        "interactive": interactive or ranks != "1",
+    }
 
 
 def as_directions(direction: str | Sequence[str]) -> tuple[str, ...]:
