@@ -31,6 +31,7 @@ from tunesmith.engine import Number, Observation, suggest, suggest_many
 from tunesmith.engine.ensemble import fitted_on
 
 POINTS = (5, 10, 20, 50, 100)
+RANDOM = 20_000  # random configurations that `crowd` takes the expectation over
 
 
 def problems(folder):
@@ -137,27 +138,30 @@ def latency(args):  # noqa: ARG001  every command takes the arguments
 
 
 def crowd(args):
-    """Many workers, trials of random length: CPU per ask, and regret beside random search's."""
+    """Many workers, trials of random length: CPU per ask, and regret beside what random search comes to in the mean."""
     task = problems(args.bench).make(args.problem)
     best, median = task.reference()
     space, history, flying, cpu = dimensions(task.space), [], [], []
     rng, noise = np.random.default_rng(0), np.random.default_rng(1)
-    now = 0.0
-    for number in range(args.trials):
+    pool = np.sort([task.mean(task.sample(rng)) for _ in range(RANDOM)])
+    least = math.inf
+    print("| finished | regret | regret of random search | CPU ms/ask |\n|---|---|---|---|")
+    now, marks = 0.0, {args.trials * k // 20 for k in (1, 2, 5, 10, 20)}
+    for number in range(args.trials + args.workers):
         if number >= args.workers:
             now, _, params = heapq.heappop(flying)
             history.append(Observation(params, (task.loss(params, noise),)))
-        began = time.process_time()
-        params = suggest(space, history, [p for _, _, p in flying], seed=0, number=number).params
-        cpu.append(1e3 * (time.process_time() - began))
-        heapq.heappush(flying, (now + rng.lognormal(0.0, 0.5), number, params))
-        if number + 1 in (2 * args.workers, 5 * args.workers, args.trials):
-            ours = min((task.mean(o.params) for o in history), default=math.nan)
-            random = min(task.mean(task.sample(rng)) for _ in range(max(1, len(history))))
-            regrets = [(value - best) / (median - best) for value in (ours, random)]
-            print(
-                f"{number + 1} asked: regret {regrets[0]:.3f} (random {regrets[1]:.3f}), {np.mean(cpu[-500:]):.0f} ms/ask"
-            )
+            least = min(least, task.mean(params))
+            if len(history) in marks:
+                chance = 1 - np.arange(RANDOM + 1) / RANDOM  # that one draw is no lower than each of the pool
+                expected = -np.diff(chance ** len(history)) @ pool
+                cells = [(value - best) / (median - best) for value in (least, expected)]
+                print(f"| {len(history)} | {cells[0]:.3f} | {cells[1]:.3f} | {np.mean(cpu[-500:]):.0f} |", flush=True)
+        if number < args.trials:
+            began = time.process_time()
+            params = suggest(space, history, [p for _, _, p in flying], seed=args.seed, number=number).params
+            cpu.append(1e3 * (time.process_time() - began))
+            heapq.heappush(flying, (now + rng.lognormal(0.0, 0.5), number, params))
 
 
 def main():
@@ -179,6 +183,7 @@ def main():
     command.add_argument("problem")
     command.add_argument("--workers", type=int, default=1000)
     command.add_argument("--trials", type=int, default=20_000)
+    command.add_argument("--seed", type=int, default=0)
     command.set_defaults(call=crowd)
     args = parser.parse_args()
     args.bench = None if args.bench is None else Path(args.bench)
