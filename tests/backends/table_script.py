@@ -9,11 +9,11 @@ from optuna.distributions import FloatDistribution
 
 import tunesmith
 
-DRIVER = os.getpid()  # what is pickled for a worker has the driver's
+DRIVER, KILL = os.getpid(), "KILL" in os.environ  # what is pickled for a worker has the driver's
 
 
 def objective(trial):
-    if trial.number == 1 and trial.attempt == 1 and os.environ.get("KILL"):
+    if trial.number == 1 and trial.attempt == 1 and KILL:
         os.kill(DRIVER, signal.SIGKILL)
     return trial.params["x"] ** 2
 

@@ -57,10 +57,12 @@ def servers(tmp_path_factory):
             started.append(SigOptServer())
             patch.setenv("SIGOPT_API_URL", started[-1].url)
             patch.setenv("SIGOPT_API_TOKEN", TOKEN)
-        if "ray" in BACKENDS and not missing("ray"):  # one for all rows; those that run a script start their own
+        if "ray" in BACKENDS and not missing("ray"):  # one for all rows, and for the scripts of some
             import ray
 
-            ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+            settings = {"include_dashboard": False, "logging_level": "ERROR", "log_to_driver": False}
+            ours = ray.init(address="local", num_cpus=2, **settings)
+            patch.setenv("RAY_ADDRESS", ours.address_info["address"])
         yield
         if "ray" in sys.modules:
             sys.modules["ray"].shutdown()
@@ -75,6 +77,11 @@ def missing(backend):
     import importlib.util
 
     return [package for package in NEEDS.get(backend, ()) if importlib.util.find_spec(package) is None]
+
+
+def here():
+    """The backends whose packages are installed."""
+    return [backend for backend in BACKENDS if not missing(backend)]
 
 
 @pytest.fixture(params=BACKENDS)
@@ -125,12 +132,20 @@ def test_early_stopping(backend, tmp_path):
     assert [t.state for t in study.trials] == [TrialState.PRUNED] * 4
 
 
-def test_ddp_by_torchrun(backend, tmp_path):
+@pytest.fixture(scope="module")
+def under_torchrun(servers, tmp_path_factory):
+    """The folder of one search for each backend, all in one script under torchrun: a start of it takes seconds."""
     from launched import run
 
-    code, output = run(SCRIPT, tmp_path, backend)
+    folder = tmp_path_factory.mktemp("torchrun")
+    code, output = run(SCRIPT, folder, *here())
+    return folder, code, output
+
+
+def test_ddp_by_torchrun(backend, under_torchrun):
+    folder, code, output = under_torchrun
     assert code == 0, output
-    assert [t.state for t in tunesmith.load_study(tmp_path / backend).trials] == [TrialState.COMPLETE] * 3
+    assert [t.state for t in tunesmith.load_study(folder / backend).trials] == [TrialState.COMPLETE] * 3
 
 
 def test_worker_processes(backend, tmp_path):
@@ -149,16 +164,26 @@ def test_failed_trials_are_reported_and_the_search_goes_on(backend, tmp_path):
     assert study.trials[1].reason == "oom: MemoryError: no room"
 
 
-def test_resume_after_kill_with_a_total_budget(backend, tmp_path):
-    command = [sys.executable, str(SCRIPT), str(tmp_path), backend]
+@pytest.fixture(scope="module")
+def killed_and_resumed(servers, tmp_path_factory):
+    """The folder of a search for each backend whose drivers were killed; one script went on with all of them."""
+    folder = tmp_path_factory.mktemp("killed")
+    command = [sys.executable, str(SCRIPT), str(folder)]
     apart = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}  # W&B's service of this process
-    killed = subprocess.run(command, env={**apart, "KILL": "1"}, timeout=200, check=False, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL
-    done = subprocess.run(command, env=apart, timeout=200, check=False, capture_output=True)
+    for backend in here():
+        killed = subprocess.run(
+            [*command, backend], env={**apart, "KILL": "1"}, timeout=200, check=False, capture_output=True
+        )
+        assert killed.returncode == -signal.SIGKILL
+    done = subprocess.run([*command, *here()], env=apart, timeout=200, check=False, capture_output=True)
     assert done.returncode == 0, done.stderr
-    trials = tunesmith.load_study(tmp_path / backend).trials
+    return folder
+
+
+def test_resume_after_kill_with_a_total_budget(backend, killed_and_resumed):
+    trials = tunesmith.load_study(killed_and_resumed / backend).trials
     assert [t.state for t in trials] == [TrialState.COMPLETE] * 3
-    assert trials[1].attempt == 2  # where Ray has places for more, the next one was under way too
+    assert trials[1].attempt == 2  # in Ray others may have been under way too
 
 
 def test_initial_points(backend, tmp_path):
