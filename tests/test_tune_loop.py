@@ -18,6 +18,7 @@ from ray.tune.schedulers import (
     PopulationBasedTraining,
     ResourceChangingScheduler,
 )
+from ray.tune.schedulers.pb2 import PB2
 from ray.tune.search.optuna import OptunaSearch
 
 from tunesmith import load_study, search
@@ -149,6 +150,27 @@ def test_what_is_not_taken_is_reported_before_a_study_begins(tmp_path, options, 
     with pytest.raises(SettingError, match=rule):
         run(tmp_path, **options)
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # what Pandas and scikit-learn say of the model that PB2 fits
+def test_pb2_gives_a_function_another_trials_checkpoint_and_parameters_of_its_own(tmp_path):
+    bounds = {"x": [0.0, 1.0]}
+    scheduler = PB2(
+        time_attr="training_iteration",
+        perturbation_interval=1,
+        hyperparam_bounds=bounds,
+        quantile_fraction=0.5,
+        synch=True,
+    )
+    study = run(tmp_path, train, 2, scheduler=scheduler, resources_per_trial={"cpu": 2})
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 2
+    assert any("inherited" in t.attrs for t in study.trials)
+    for trial in study.trials:
+        assert [r.step for r in trial.reports] == [1, 2, 3, 4]
+        last = trial.attrs.get("inherited", [{"from": trial.number, "step": 0}])[-1]
+        weights = {r.step: r.values[0] for r in study.trials[last["from"]].reports}
+        expected = weights.get(last["step"], 0.0) + trial.params["x"] * (4 - last["step"])
+        assert trial.values == pytest.approx((expected,))
 
 
 class Ends(tune.Callback):
