@@ -49,7 +49,7 @@ class Objective:
                     f"{key} is maximized, since greater_is_better is set and no compute_objective is given; "
                     "pass a compute_objective to search for something else",
                     UserWarning,
-                    stacklevel=3,
+                    stacklevel=4,
                 )
             return cls(_Metric(key), ("maximize",) if greater else directions, key)
         return cls(default_compute_objective, directions, "default_compute_objective", summed=True)
