@@ -11,7 +11,10 @@ import pytest
 from optuna.samplers import BaseSampler
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase, RelativeSamplerTestCase
 
+from tunesmith.backends import Setting
+from tunesmith.backends.engine import EngineBackend
 from tunesmith.sampler import Sampler
+from tunesmith.trial import Trial, TrialState
 
 
 class Cases:
@@ -57,6 +60,33 @@ def test_same_seed_and_history_give_the_same_suggestions() -> None:
 
 def test_the_first_trial_stands_in_the_middle() -> None:
     assert searched(Sampler(3), 1).trials[0].params == pytest.approx({"rate": 10**-2.5, "units": 64, "kind": "b"})
+
+
+def test_trials_asked_for_before_any_result_are_spread_as_the_backends() -> None:
+    study = optuna.create_study(sampler=Sampler(3))
+    asked = [study.ask() for _ in range(8)]
+    for trial in asked:
+        bowl(trial)
+    found = [t.params for t in study.trials]
+    space = {name: study.trials[0].distributions[name] for name in sorted(study.trials[0].distributions)}
+    trials: list[Trial] = []
+    backend = EngineBackend(Setting(["minimize"], 3, lambda: trials, space=space))
+    for number in range(8):
+        params = backend.ask(number, {}).params
+        trials.append(Trial(number=number, state=TrialState.RUNNING, params=params, distributions=space))
+    assert found[1:] == [t.params for t in trials[1:]]
+    assert found[0] == pytest.approx(trials[0].params)
+    rates = sorted(math.log10(params["rate"]) / 5 + 1 for params in found[1:])
+    assert [int(8 * at) for at in rates] == sorted({int(8 * at) for at in rates})  # one in each eighth, but for one
+
+
+def test_a_trial_that_overtakes_the_first_does_not_take_the_middle() -> None:
+    study = optuna.create_study(sampler=Sampler(3))
+    first, second = study.ask(), study.ask()
+    bowl(second)
+    bowl(first)
+    assert second.params["rate"] != pytest.approx(10**-2.5)
+    assert first.params["rate"] == pytest.approx(10**-2.5)
 
 
 def test_numpys_global_random_state_is_left_alone() -> None:

@@ -35,9 +35,16 @@ class Sampler(optuna.samplers.BaseSampler):
         study: optuna.Study,
         trial: FrozenTrial,  # noqa: ARG002
     ) -> dict[str, BaseDistribution]:
-        """The parameters that all finished trials have."""
+        """The parameters that all complete trials have; while there is none, those that any trial has so far.
+
+        So trials that begin before the first result are spread over the space.
+        """
         trials = study.get_trials(deepcopy=False)
-        return {n: d for n, d in intersection_search_space(trials).items() if not d.single()}
+        if any(t.state is TrialState.COMPLETE for t in trials):
+            space = intersection_search_space(trials)
+        else:
+            space = {n: d for t in trials for n, d in t.distributions.items()}
+        return {n: space[n] for n in sorted(space) if not space[n].single()}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -57,8 +64,13 @@ class Sampler(optuna.samplers.BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """A value for a parameter that not all earlier trials had: the middle the first time, then at random."""
-        if not any(param_name in t.params for t in study.get_trials(deepcopy=False) if t.number != trial.number):
+        """A value for a parameter that not all earlier trials had: the middle the first time, then at random.
+
+        An earlier trial that has yet to meet its first parameter will be the one in the middle.
+        """
+        others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+        waits = any(t.number < trial.number and t.state is TrialState.RUNNING and not t.params for t in others)
+        if not waits and not any(param_name in t.params for t in others):
             return middle(dimension(param_distribution))
         return draw(dimension(param_distribution), seed=self._seed, number=trial.number, name=param_name)
 
