@@ -109,6 +109,6 @@ def test_a_completed_trial_without_a_finite_value_is_a_failed_one_to_optuna():
 
 def test_a_file_that_is_there_is_left_alone(tmp_path):
     (tmp_path / "study.log").write_text("mine", encoding="utf-8")
-    with pytest.raises(SettingError, match="a journal is written to a new file"):
+    with pytest.raises(SettingError, match="this export is written to a new place"):
         export(TRIALS, ["minimize"], "s", tmp_path / "study.log")
     assert (tmp_path / "study.log").read_text(encoding="utf-8") == "mine"
