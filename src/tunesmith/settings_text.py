@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 
@@ -26,12 +26,14 @@ def nested(params: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def as_python(params: Mapping[str, Any], call: str | None = None) -> str:
-    """A dict, or with `call` ("TrainingArguments") a call with keyword arguments where the names allow it."""
+def as_python(params: Mapping[str, Any], arguments: Container[str] | None = None) -> str:
+    """A dict, or, when the names are given that TrainingArguments takes, a call of it; what it does not take is a comment."""
     inner = nested(params)
-    if call is not None and all(name.isidentifier() for name in inner):
-        return "\n".join([f"{call}(", *(f"    {name}={value!r}," for name, value in inner.items()), ")"])
-    return "\n".join(["{", *(f"    {name!r}: {value!r}," for name, value in inner.items()), "}"])
+    if arguments is None:
+        return "\n".join(["{", *(f"    {name!r}: {value!r}," for name, value in inner.items()), "}"])
+    call = ["TrainingArguments(", *(f"    {n}={v!r}," for n, v in inner.items() if n in arguments), ")"]
+    others = [f"# not of TrainingArguments: {n} = {v!r}" for n, v in inner.items() if n not in arguments]
+    return "\n".join([*call, *others])
 
 
 def as_yaml(params: Mapping[str, Any]) -> str:

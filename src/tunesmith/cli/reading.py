@@ -274,8 +274,8 @@ def best(
             )
         typer.echo(str(path))
     elif args is not None:
-        call = "TrainingArguments" if "arguments" in known.info.settings.get("identity", {}) else None
-        written = {Format.PYTHON: lambda p: as_python(p, call), Format.YAML: as_yaml, Format.FLAGS: as_flags}
+        arguments = known.info.settings.get("identity", {}).get("arguments")
+        written = {Format.PYTHON: lambda p: as_python(p, arguments), Format.YAML: as_yaml, Format.FLAGS: as_flags}
         typer.echo(written[args](first.params))
     elif as_json:
         print_json([trial_json(t) for t in found])

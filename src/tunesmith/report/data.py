@@ -53,8 +53,12 @@ def report_data(study: Study, model: Mapping[str, Any] | None = None) -> dict[st
 
 def _settings(study: Study, trial: Trial) -> dict[str, str]:
     """The parameters as texts that can be pasted, by language."""
-    call = "TrainingArguments" if "arguments" in study.info.settings.get("identity", {}) else None
-    return {"Python": as_python(trial.params, call), "YAML": as_yaml(trial.params), "Flags": as_flags(trial.params)}
+    arguments = study.info.settings.get("identity", {}).get("arguments")
+    return {
+        "Python": as_python(trial.params, arguments),
+        "YAML": as_yaml(trial.params),
+        "Flags": as_flags(trial.params),
+    }
 
 
 def _parameter(name: str, trials: Sequence[Trial]) -> dict[str, Any]:
