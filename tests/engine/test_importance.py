@@ -40,11 +40,13 @@ def test_intervals_narrow_as_trials_come() -> None:
     assert few["a"].high - few["a"].low > 2 * (many["a"].high - many["a"].low)
 
 
-def test_noise_alone_gives_no_parameter_a_main_effect() -> None:
-    noise = np.random.default_rng(3).random(30)
-    found = importances(SPACE, rows(30), noise.tolist())
-    assert all(i.main < 0.5 for i in found.values())
-    assert all(i.high - i.low > 0.1 for i in found.values())
+@pytest.mark.parametrize("seed", range(4))
+def test_noise_alone_tells_nothing_of_any_parameter(seed: int) -> None:
+    noise = np.random.default_rng(100 + seed).normal(size=40)
+    found = importances(SPACE, rows(40, seed), noise.tolist())
+    first = next(iter(found.values()))
+    assert first.low < 0.2
+    assert first.high > 0.8
 
 
 def test_the_same_trials_give_the_same_importances() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tunesmith.engine import warp
 from tunesmith.engine.encoding import Array, Cube, Dimension, Number, Rng
-from tunesmith.engine.importance import draw_function, hyperparameters
+from tunesmith.engine.importance import SIGNAL_OR_NOISE, draw_function, hyperparameters
 
 _MODEL_ON = 150
 _FUNCTIONS, _OTHERS = 16, 24  # functions drawn, and settings of the other parameters that are averaged over
@@ -89,7 +89,7 @@ def effects(
 
 
 def _drawn(cube: Cube, points: Array, target: Array, at: Array, rng: Rng) -> Array:
-    thetas = hyperparameters(points, target, cube.group, count=_FUNCTIONS, rng=rng)
+    thetas = hyperparameters(points, target, cube.group, count=_FUNCTIONS, rng=rng, priors=SIGNAL_OR_NOISE)
     return np.array([draw_function(points, target, at, cube.group, theta=t, rng=rng) for t in thetas])
 
 

@@ -16,6 +16,7 @@ from tunesmith.engine.encoding import Array, Cube, Dimension, Index, Rng
 FEWEST = 6  # trials below which every interval would span nearly everything
 _MODEL_ON = 200
 _FUNCTIONS, _FEATURES, _POINTS = 40, 384, 256
+SIGNAL_OR_NOISE = (gp.USUAL, gp.Prior(noise=0.0))
 _LENGTH_PRECISION = 1.0 / 3.0  # of the lengthscales' prior: what is known in a direction that the data say nothing of
 
 
@@ -54,7 +55,7 @@ def importances(
     uniform = qmc.Sobol(2 * len(cube), scramble=True, rng=rng).random(_POINTS)
     first, second = cube.from_uniform(uniform[:, : len(cube)]), cube.from_uniform(uniform[:, len(cube) :])
     at = np.vstack([first, second, *(np.where(cube.group == k, second, first) for k in range(len(cube)))])
-    thetas = hyperparameters(points, target, cube.group, count=_FUNCTIONS, rng=rng)
+    thetas = hyperparameters(points, target, cube.group, count=_FUNCTIONS, rng=rng, priors=SIGNAL_OR_NOISE)
     drawn = np.array([draw_function(points, target, at, cube.group, theta=t, rng=rng) for t in thetas])
     totals, mains = _indices(drawn.reshape(_FUNCTIONS, len(cube) + 2, _POINTS))
     low, total, high = np.quantile(totals, [0.05, 0.5, 0.95], axis=0)
@@ -66,21 +67,33 @@ def importances(
     return dict(sorted(found.items(), key=lambda item: -item[1].total))
 
 
-def hyperparameters(points: Array, y: Array, group: Index, *, count: int, rng: Rng) -> Array:
+def hyperparameters(
+    points: Array, y: Array, group: Index, *, count: int, rng: Rng, priors: Sequence[gp.Prior] = (gp.USUAL,)
+) -> Array:
     """Draws of (log lengthscales, log noise variance), shape (count, parameters + 1): Laplace's approximation.
 
     A normal distribution about the posterior mode, with the inverse of the Hessian there (from differences of gradients)
-    as its covariance; MacKay 2003, chapter 27.
+    as its covariance; MacKay 2003, chapter 27. Of several `priors` each has its own mode, and draws in proportion to its
+    evidence (chapter 28): where one expects little but noise, noise is not explained by short lengthscales.
     """
-    d = int(group.max()) + 1
-    mode = gp.fit(points, y, group)
-    theta = np.r_[np.log(mode.lengths), math.log(mode.noise)]
-    cost = gp.negative_log_posterior(points, y, group)
+    modes = [_laplace(points, y, group, prior) for prior in priors]
+    evidence = np.array([e for _, _, e in modes])
+    weights = np.exp(evidence - evidence.max())
+    counts = rng.multinomial(count, weights / weights.sum())
+    return np.vstack(
+        [m + rng.normal(size=(k, len(m))) @ spread.T for (m, spread, _), k in zip(modes, counts, strict=True)]
+    )
+
+
+def _laplace(points: Array, y: Array, group: Index, prior: gp.Prior) -> tuple[Array, Array, float]:
+    """The posterior mode, a square root of the covariance about it, and the log evidence but for a constant."""
+    theta = gp.mode(points, y, group, prior=prior)
+    cost = gp.negative_log_posterior(points, y, group, prior=prior)
     step = 1e-2
-    hessian = np.array([cost(theta + step * e)[1] - cost(theta - step * e)[1] for e in np.eye(d + 1)]) / (2 * step)
+    hessian = np.array([cost(theta + step * e)[1] - cost(theta - step * e)[1] for e in np.eye(len(theta))]) / (2 * step)
     values, vectors = np.linalg.eigh(0.5 * (hessian + hessian.T))
-    spread = vectors / np.sqrt(np.maximum(values, _LENGTH_PRECISION))
-    return np.asarray(theta + rng.normal(size=(count, d + 1)) @ spread.T)
+    precision = np.maximum(values, _LENGTH_PRECISION)
+    return theta, vectors / np.sqrt(precision), -cost(theta)[0] - 0.5 * float(np.log(precision).sum())
 
 
 def draw_function(points: Array, y: Array, at: Array, group: Index, *, theta: Array, rng: Rng) -> Array:
