@@ -142,10 +142,25 @@ def under_torchrun(servers, tmp_path_factory):
     return folder, code, output
 
 
-def test_ddp_by_torchrun(backend, under_torchrun):
+def sum_over_ranks(trial):
+    """Each rank gives its number, from 1."""
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+    total = torch.tensor([1.0 + dist.get_rank()])
+    dist.all_reduce(total)
+    return float(total)
+
+
+def test_ddp_by_torchrun_and_in_ray_by_a_group_of_actors(backend, under_torchrun, tmp_path):
     folder, code, output = under_torchrun
     assert code == 0, output
     assert [t.state for t in tunesmith.load_study(folder / backend).trials] == [TrialState.COMPLETE] * 3
+    if backend == "ray":  # has ranks of its own: a group of actors for each trial
+        study = go(tmp_path, backend, 2, sum_over_ranks, ranks_per_trial=2)
+        assert [(t.state, t.values) for t in study.trials] == [(TrialState.COMPLETE, (1.0 + 2.0,))] * 2
 
 
 def test_worker_processes(backend, tmp_path):
