@@ -1,9 +1,11 @@
-"""What a trial in a worker costs beyond its training: CPU seconds from one training's end to the next one's beginning.
+"""What a trial in a worker costs beyond its training: seconds from one training's end to the next one's beginning.
 
 A small and a larger BERT from a config, no checkpoints (the best weights are kept in a file), seven trials in one worker. What
-`model_init` takes is the user's own and is shown apart. `python benchmarks/worker_trial.py`
+`model_init` takes is the user's own and is shown apart, as is the training, on `--sentences`.
+`python benchmarks/worker_trial.py --runner workers ray`
 """
 
+import argparse
 import itertools
 import json
 import os
@@ -24,9 +26,9 @@ MODELS = {"1.6 million parameters": (128, 2, 8000), "30 million parameters": (51
 
 
 def note(folder, what):
-    """Append what has happened, with this process's CPU time."""
+    """Append what has happened, with this process's CPU time and the time."""
     with (folder / "notes").open("a") as file:
-        file.write(json.dumps([what, time.process_time()]) + "\n")
+        file.write(json.dumps([what, time.process_time(), time.monotonic()]) + "\n")
 
 
 def model_init(folder, size, trial=None):
@@ -63,10 +65,13 @@ class Notes(TrainerCallback):
 
 
 class Sentences(torch.utils.data.Dataset):
-    """Sixteen sentences."""
+    """So many sentences."""
+
+    def __init__(self, count):
+        self.count = count
 
     def __len__(self):
-        return 16
+        return self.count
 
     def __getitem__(self, i):
         return {"input_ids": torch.arange(16), "labels": i % 2}
@@ -77,8 +82,8 @@ def rates(trial):
     return {"learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True)}
 
 
-def measure(size):
-    """For each trial but the first: CPU seconds between trainings, and those of them that model_init took."""
+def measure(size, runner, sentences):
+    """For each trial but the first: CPU and wall seconds between trainings, CPU seconds of model_init and of training."""
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home)
         trainer = tunesmith.Trainer(
@@ -93,31 +98,49 @@ def measure(size):
                 use_cpu=True,
             ),
             model_init=partial(model_init, folder, size),
-            train_dataset=Sentences(),
-            eval_dataset=Sentences(),
+            train_dataset=Sentences(sentences),
+            eval_dataset=Sentences(16),
             callbacks=[Notes(folder)],
         )
         trainer.remove_callback(transformers.PrinterCallback)
-        trainer.hyperparameter_search(hp_space=rates, n_trials=TRIALS, seed=0, progress=False, pruner=None, workers=1)
+        trainer.hyperparameter_search(
+            hp_space=rates, n_trials=TRIALS, seed=0, progress=False, pruner=None, runner=runner, workers=1
+        )
         notes = [json.loads(line) for line in (folder / "notes").read_text().splitlines()]
-    ends = [i for i, (what, _) in enumerate(notes) if what == "ends"][:TRIALS]
-    between, own = [], []
+    ends = [i for i, (what, *_) in enumerate(notes) if what == "ends"][:TRIALS]
+    rows = []
     for first, last in itertools.pairwise(ends):
-        times = dict(notes[first + 1 : last])
-        between.append(times["begins"] - notes[first][1])
-        own.append(times["made"] - times["model_init"])
-    return between, own
+        _, cpu, wall = notes[first]
+        times = {what: at for what, *at in notes[first + 1 : last + 1]}
+        rows.append(
+            (
+                times["begins"][0] - cpu,
+                times["begins"][1] - wall,
+                times["made"][0] - times["model_init"][0],
+                times["ends"][0] - times["begins"][0],
+            )
+        )
+    return zip(*rows, strict=True)
 
 
 def main():
-    """Print a row per model."""
+    """Print a row per model and runner."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runner", nargs="+", choices=("workers", "ray"), default=["workers"])
+    parser.add_argument("--sentences", type=int, default=16)
+    settings = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     transformers.logging.set_verbosity_error()
-    print("| model | between trainings, CPU s (median, greatest) | of that model_init |")
-    print("|---|---|---|")
+    print(
+        "| model | runner | between trainings, CPU s (median, greatest) | wall s | model_init, CPU s | training, CPU s |"
+    )
+    print("|---|---|---|---|---|---|")
     for name, size in MODELS.items():
-        between, own = measure(size)
-        print(f"| {name} | {statistics.median(between):.3f}, {max(between):.3f} | {statistics.median(own):.3f} |")
+        for runner in settings.runner:
+            between, *others = measure(size, runner, settings.sentences)
+            cells = [f"{statistics.median(between):.3f}, {max(between):.3f}"]
+            cells += [f"{statistics.median(seconds):.3f}" for seconds in others]
+            print("|", " | ".join([name, runner, *cells]), "|", flush=True)
 
 
 if __name__ == "__main__":
