@@ -22,7 +22,7 @@ PIP = -m pip install --quiet --disable-pip-version-check --no-compile
 demo: setup
 	$(BIN)/python examples/demo.py
 
-test: lint check-newest check-oldest check-loggers
+test: lint check-newest check-oldest check-loggers docs
 
 setup: .venv/ready
 
