@@ -383,6 +383,8 @@ def test_a_killed_search_goes_on_in_its_sweep_with_the_same_run(server, tmp_path
     assert study.trials[1].attempt == 2
 
 
+# a busy machine may send a run after the limit of close(): what arrives when is for the tests of the network
+@pytest.mark.filterwarnings("ignore:.*could not be sent yet:UserWarning")
 class Contract(BackendContract):
     n = 5
 
