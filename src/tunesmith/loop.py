@@ -18,6 +18,7 @@ from tunesmith.backends import Backend, Halt, Proposal
 from tunesmith.convergence import convergence
 from tunesmith.coverage import Coverage
 from tunesmith.errors import RecordError, SearchFailedError
+from tunesmith.record import Record
 from tunesmith.runners import Ended, Outcome, Runner
 from tunesmith.study import Study
 from tunesmith.trial import CONTINUE, Assignment, Decision, Report, Trial, TrialState, contains, fitted
@@ -49,7 +50,35 @@ class Budget:
         return max(3, (self.n_trials or 20) // 2)
 
 
-class Loop:
+class Observed:
+    """A search that is watched."""
+
+    def __init__(self, study: Study, observers: Sequence[Any]) -> None:
+        self.study = study
+        self._observers = observers
+
+    def notify(self, event: str, *details: Any) -> None:
+        """Tell the observers that have a method of this name."""
+        for observer in self._observers:
+            method = getattr(observer, event, None)
+            if method is not None:
+                method(self.study, *details)
+
+
+def recover(record: Record, *, max_retries: int) -> list[Trial]:
+    """Let trials that a killed driver left RUNNING wait again, from their last checkpoint. Returns those that failed by it."""
+    failed = []
+    for number in record.interrupted():
+        attempt = record.trial(number).attempt
+        if attempt > max_retries:
+            reason = f"lost: its process died in each of {attempt} attempts"
+            failed.append(record.end(number, TrialState.FAILED, reason=reason))
+        else:
+            record.requeue(number, TrialState.WAITING, reason="lost: its process died", count_attempt=True)
+    return failed
+
+
+class Loop(Observed):
     """Drives one start of a search. Made once, run once."""
 
     def __init__(
@@ -61,13 +90,12 @@ class Loop:
         budget: Budget,
         observers: Sequence[Any] = (),
     ) -> None:
-        self.study = study
+        super().__init__(study, observers)
         self.record = study.record
         self.backend = backend
         self.runner = runner
         self.budget = budget
         self.stop_reason: str | None = None
-        self._observers = observers
         self._deadline = None if budget.timeout is None else time.monotonic() + budget.timeout
         self._running: dict[int, _DriverLink] = {}
         self._signal: int | None = None
@@ -85,7 +113,8 @@ class Loop:
         everything recorded), and what a bug in the user's own functions raised.
         """
         self.record.update_settings(finished=False, n_trials=self.budget.n_trials, stop=None, ended=None)
-        self._recover()
+        for trial in recover(self.record, max_retries=self.budget.max_retries):
+            self.backend.tell(trial)
         self.notify("on_search_start", self.budget.n_trials)
         handlers = self._install_handlers()
         try:
@@ -109,13 +138,6 @@ class Loop:
                 self.notify("on_search_end")
         self._leave()
 
-    def notify(self, event: str, *details: Any) -> None:
-        """Tell the observers that have a method of this name."""
-        for observer in self._observers:
-            method = getattr(observer, event, None)
-            if method is not None:
-                method(self.study, *details)
-
     def _leave(self) -> None:
         if self._signal is None:
             return
@@ -125,18 +147,6 @@ class Loop:
         raise SystemExit(128 + self._signal)
 
     # -- starting ------------------------------------------------------------------------------------------------
-
-    def _recover(self) -> None:
-        """Trials that a killed driver left RUNNING wait again, from their last checkpoint."""
-        for number in self.record.interrupted():
-            trial = self.record.trial(number)
-            if trial.attempt > self.budget.max_retries:
-                trial = self.record.end(
-                    number, TrialState.FAILED, reason=f"lost: its process died in each of {trial.attempt} attempts"
-                )
-                self.backend.tell(trial)
-            else:
-                self.record.requeue(number, TrialState.WAITING, reason="lost: its process died", count_attempt=True)
 
     def _start_next(self) -> bool:
         if self._exhausted or self._decision().action != "continue":

@@ -20,7 +20,7 @@ import ray.tune
 from ray.tune.search import BasicVariantGenerator
 
 from tunesmith.errors import SearchFailedError, SettingError, UserFunctionError
-from tunesmith.loop import Budget
+from tunesmith.loop import Budget, Observed, recover
 from tunesmith.runners import Task
 from tunesmith.runners.pickling import dumps_task
 from tunesmith.runners.ray import connect
@@ -102,7 +102,7 @@ def _check_mutations(scheduler: Any, space: Space) -> None:
         )
 
 
-class TuneLoop:
+class TuneLoop(Observed):
     """Drives one start of a search by Tune. Made once, run once.
 
     `space` is Tune's: a dict of domains. `options` are arguments of `tune.run`. What Tune gives is in `study.analysis`.
@@ -120,7 +120,7 @@ class TuneLoop:
         scope: str = "last",
         observers: Sequence[Any] = (),
     ) -> None:
-        self.study = study
+        super().__init__(study, [o for o in observers if not isinstance(o, ray.tune.Callback)])
         self.record = study.record
         self.budget = budget
         self.stop_reason: str | None = None
@@ -130,17 +130,9 @@ class TuneLoop:
         self._options = options
         self._enqueue = enqueue
         self._callbacks = [o for o in observers if isinstance(o, ray.tune.Callback)]
-        self._observers = [o for o in observers if not isinstance(o, ray.tune.Callback)]
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
         self.keeper = Keeper(self, scheduler=options.get("scheduler"), scope=scope)
-
-    def notify(self, event: str, *details: Any) -> None:
-        """Tell the observers that have a method of this name."""
-        for observer in self._observers:
-            method = getattr(observer, event, None)
-            if method is not None:
-                method(self.study, *details)
 
     def run(self) -> None:
         """Run Tune to its end.
@@ -149,7 +141,7 @@ class TuneLoop:
         SystemExit after an interrupt.
         """
         self.record.update_settings(finished=False, n_trials=self.budget.n_trials, stop=None)
-        self._recover()
+        recover(self.record, max_retries=self.budget.max_retries)
         finished = sum(t.state.finished for t in self.study.trials)
         if self.budget.n_trials is not None and finished >= self.budget.n_trials:
             self.record.update_settings(finished=True)
@@ -176,16 +168,6 @@ class TuneLoop:
                 )
             self.notify("on_search_end")
         self._leave()
-
-    def _recover(self) -> None:
-        """Trials that a killed driver left RUNNING wait again, from their last checkpoint."""
-        for number in self.record.interrupted():
-            trial = self.record.trial(number)
-            if trial.attempt > self.budget.max_retries:
-                reason = f"lost: its process died in each of {trial.attempt} attempts"
-                self.record.end(number, TrialState.FAILED, reason=reason)
-            else:
-                self.record.requeue(number, TrialState.WAITING, reason="lost: its process died", count_attempt=True)
 
     def _leave(self) -> None:
         if self._signal == signal.SIGINT:
