@@ -129,6 +129,9 @@ class _Draws:
     def annotate(self, key: str, value: Any) -> None:
         """A probe keeps nothing."""
 
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A probe keeps nothing."""
+
 
 def _is_space(values: Any) -> bool:
     if isinstance(values, list | tuple):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution
 
-from tunesmith.backends import Backend, Halt, Proposal
+from tunesmith.backends import Backend, Halt, KeepsLogs, Proposal
 from tunesmith.convergence import convergence
 from tunesmith.coverage import Coverage
 from tunesmith.errors import RecordError, SearchFailedError
@@ -187,6 +187,8 @@ class Loop(Observed):
                 reports=trial.reports if resume_from else (),
                 resume_from=resume_from,
                 directory=str(self.study.run_directory(number).absolute()),
+                logs=isinstance(self.backend, KeepsLogs),
+                environment=getattr(self.backend, "environment", {}),
             ),
             link,
         )
@@ -357,6 +359,11 @@ class _DriverLink:
 
     def annotate(self, key: str, value: Any) -> None:
         self._loop.record.annotate(self._number, key, value)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        backend = self._loop.backend
+        if isinstance(backend, KeepsLogs):
+            backend.log(self._number, step, metrics)
 
 
 def _settled(outcome: Outcome) -> Outcome:

@@ -85,6 +85,9 @@ class _Forced:
     def annotate(self, key: str, value: Any) -> None:
         """A probe keeps nothing."""
 
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A probe keeps nothing."""
+
 
 def _probes(d: BaseDistribution) -> list[Any]:
     if isinstance(d, CategoricalDistribution):

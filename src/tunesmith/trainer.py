@@ -15,6 +15,7 @@ import torch
 import transformers
 from optuna.exceptions import TrialPruned
 from transformers import TrainerCallback
+from transformers.integrations import rewrite_logs
 from transformers.trainer_utils import HPSearchBackend
 
 from tunesmith import arguments, checkpoints, inheritance
@@ -168,6 +169,8 @@ class TrainerTask:
         trainer.hp_space, trainer.hp_name, trainer.hp_search_backend = self.space, self.hp_name, self.hp_backend
         trainer.objective, trainer.compute_objective, trainer._trial = None, self.objective, live  # noqa: SLF001
         trainer.add_callback(_Watch(live))
+        if live.logs:
+            trainer.add_callback(_Logs(live, trainer))
         resume = None if live.resume_from is None else checkpoints.resumable(Path(live.resume_from))
         if resume is not None and live.inherited:
             inheritance.forget_past(resume, train_batch_size=args.train_batch_size)
@@ -287,12 +290,16 @@ def _preparing(argument: Any) -> Any:
 
 def _close_wandb(trainer: transformers.Trainer) -> None:
     """End the trial's run of W&B, which transformers leaves open until the next one begins."""
+    for callback in _logging_to_wandb(trainer):
+        callback._wandb.finish()  # noqa: SLF001
+        callback._initialized = False  # noqa: SLF001
+
+
+def _logging_to_wandb(trainer: transformers.Trainer) -> list[Any]:
+    """The Trainer's own callbacks for W&B that have a run open."""
     handler = vars(trainer).get("callback_handler")
-    for callback in [] if handler is None else handler.callbacks:
-        client = getattr(callback, "_wandb", None)
-        if client is not None and client.run is not None:
-            client.finish()
-            callback._initialized = False  # noqa: SLF001
+    callbacks = [] if handler is None else handler.callbacks
+    return [c for c in callbacks if getattr(getattr(c, "_wandb", None), "run", None) is not None]
 
 
 class _Watch(TrainerCallback):
@@ -311,6 +318,20 @@ class _Watch(TrainerCallback):
         """An epoch that the pause cuts short has no evaluation: an uninterrupted trial would not have had it either."""
         if self._paused and not float(state.epoch).is_integer():
             control.should_evaluate = control.should_save = control.should_log = False
+
+
+class _Logs(TrainerCallback):
+    """Hands on what the Trainer logs, under the names that its own callback for W&B gives."""
+
+    def __init__(self, live: LiveTrial, trainer: transformers.Trainer) -> None:
+        self.live = live
+        self.trainer = trainer
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
+        if any(not c._wandb.run.disabled for c in _logging_to_wandb(self.trainer)):  # noqa: SLF001
+            return  # that one writes to the trial's run itself
+        metrics = {**rewrite_logs(logs or {}), "train/global_step": state.global_step}
+        self.live.log(metrics, state.global_step)
 
 
 def _in_trial(cls: type, task: TrainerTask) -> type:

@@ -142,6 +142,9 @@ class Link(Protocol):
     def annotate(self, key: str, value: Any) -> None:
         """Record a user attribute (JSON)."""
 
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Hand metrics from between two reports to the backend, without waiting for it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
@@ -150,7 +153,8 @@ class Assignment:
     `params` and `distributions` are what an earlier attempt was given (they stay the same), `reports` what it reported
     up to the checkpoint `resume_from`. `directory` is where the trial's files go (it need not exist), in the study's
     own; both paths are absolute. `inherited`: the checkpoint is another trial's, trained with other parameters.
-    `save_each_report`: every report must be followed by a checkpoint, for the trial may be paused there.
+    `save_each_report`: every report must be followed by a checkpoint, for the trial may be paused there. `logs`: the
+    backend keeps what the trial logs between its reports. `environment`: variables that are set while the trial runs.
     """
 
     number: int
@@ -163,6 +167,8 @@ class Assignment:
     directory: str = ""
     inherited: bool = False
     save_each_report: bool = False
+    logs: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class LiveTrial(BaseTrial):
@@ -171,7 +177,7 @@ class LiveTrial(BaseTrial):
     `resume_from` is the directory of the last whole checkpoint when an interrupted trial goes on, else None;
     `attempt` counts from 1. `directory` is a place for the trial's files, in the study's directory; it need not exist.
     `inherited`: that checkpoint is another trial's, whose weights go on under this one's parameters (population based
-    training). `save_each_report`: every report must come with a checkpoint.
+    training). `save_each_report`: every report must come with a checkpoint. `logs`: what is logged is kept somewhere.
     """
 
     def __init__(self, assignment: Assignment, link: Link) -> None:
@@ -189,6 +195,8 @@ class LiveTrial(BaseTrial):
         self.attempt = assignment.attempt
         self.inherited = assignment.inherited
         self.save_each_report = assignment.save_each_report
+        self.logs = assignment.logs
+        self.environment = assignment.environment
 
     def __repr__(self) -> str:
         return f"LiveTrial(number={self._number}, params={self._params!r})"
@@ -314,6 +322,11 @@ class LiveTrial(BaseTrial):
         self._decision = self._link.report(entry)
         if checkpoint is not None:  # after the report, which would be missing when the trial goes on from there
             self._link.checkpoint(str(checkpoint), int(step))
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log metrics of `step` between two reports: a backend that keeps them (W&B's) shows them, the record does not."""
+        if self.logs:
+            self._link.log(int(step), {k: float(v) for k, v in metrics.items() if isinstance(v, int | float)})
 
     def save_checkpoint(self, path: str, step: int) -> None:
         """Tell the study that a whole checkpoint of `step` lies at `path`: an interrupted trial goes on from there."""

@@ -23,7 +23,7 @@ from tunesmith.trial import TrialState
 pytest.importorskip("wandb", reason="W&B's client is not installed")
 pytest.importorskip("sweeps", reason="W&B's search code, which the server uses, is not installed")
 
-from wandb_server import WandbServer
+from wandb_server import served
 
 from tunesmith.backends.wandb import WandbBackend
 
@@ -36,14 +36,8 @@ def _leave_the_client_as_it_was():
 
 @pytest.fixture(autouse=True)
 def server(monkeypatch, tmp_path):
-    started = WandbServer()
-    for name in [n for n in os.environ if n.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    for name, value in started.environment(tmp_path / "home").items():
-        monkeypatch.setenv(name, value)
-    yield started
-    started.stop()
-    assert started.unknown == []
+    with served(monkeypatch, tmp_path / "home") as started:
+        yield started
 
 
 D = optuna.distributions
@@ -65,14 +59,6 @@ def go(directory, n_trials, objective=bowl, **settings):
     )
 
 
-def in_order(server):
-    """The runs in the order of our trials, without those that we were given and never began, once all have arrived."""
-    until = time.monotonic() + 60
-    while any(run.state == "running" for run in server.runs.values()) and time.monotonic() < until:
-        time.sleep(0.05)  # a search does not wait for its last runs to be sent
-    return sorted((r for r in server.runs.values() if "trial" in r.values), key=lambda r: r.values["trial"])
-
-
 def test_a_sweep_proposes_and_each_trial_is_one_run_of_it(server, tmp_path):
     def learning(trial):
         if trial.number == 2:
@@ -85,7 +71,7 @@ def test_a_sweep_proposes_and_each_trial_is_one_run_of_it(server, tmp_path):
     sweep = server.only_sweep()
     assert (sweep.project, sweep.display_name, sweep.config["method"]) == ("mine", "bowls", "bayes")
     assert sweep.config["metric"] == {"name": "objective", "goal": "minimize"}
-    runs = in_order(server)
+    runs = server.in_order()
     assert len(sweep.runs) == len(runs) == 4
     assert [r.state for r in runs] == ["finished", "finished", "failed", "finished"]
     assert [r.display_name for r in runs] == [f"trial-{k}" for k in range(4)]
@@ -141,7 +127,7 @@ def test_hyperband_stops_are_honoured_with_their_reason(server, tmp_path):
     stopped = [t for t in study.trials if t.state is TrialState.PRUNED]
     assert stopped
     assert all(t.reason.startswith("pruned: the sweep stopped the run at step") for t in stopped)
-    runs = in_order(server)
+    runs = server.in_order()
     assert all(runs[t.number].state == "killed" for t in stopped)
 
 
@@ -153,7 +139,7 @@ def test_a_pruners_decision_is_the_runs_state_and_reason(server, tmp_path):
         return trial.params["x"]
 
     study = go(tmp_path, 4, learning, method="random", pruner=optuna.pruners.ThresholdPruner(upper=0.0))
-    for run, trial in zip(in_order(server), study.trials, strict=True):
+    for run, trial in zip(server.in_order(), study.trials, strict=True):
         assert (trial.state is TrialState.PRUNED) == (trial.params["x"] > 0)
         assert run.summary["state"] == trial.state.value.lower()
         assert run.summary["objective"] == trial.params["x"]
@@ -200,7 +186,7 @@ def test_several_objectives_are_hosted_by_a_scheduled_sweep(server, tmp_path):
         {"name": "objective", "goal": "minimize"},
         {"name": "objective_1", "goal": "maximize"},
     ]
-    assert [(r.summary["objective"], r.summary["objective_1"]) for r in in_order(server)] == [
+    assert [(r.summary["objective"], r.summary["objective_1"]) for r in server.in_order()] == [
         t.values for t in study.trials
     ]
     assert server.count("EnqueueSweepRun") == 3
@@ -215,7 +201,7 @@ def test_a_space_that_is_only_known_as_it_runs_is_hosted_by_a_scheduled_sweep(se
         return trial.suggest_int("n", 1, 5) / 5
 
     study = go(tmp_path, 6, branching, space=None)
-    runs = in_order(server)
+    runs = server.in_order()
     assert [{k: v for k, v in r.values.items() if k in t.params} for r, t in zip(runs, study.trials, strict=True)] == [
         dict(t.params) for t in study.trials
     ]
@@ -226,7 +212,7 @@ def test_without_the_scheduler_several_objectives_are_a_sweep_of_the_first(tmp_p
     server.scheduler = False
     with pytest.warns(UserWarning, match="optimises one metric: the first of 2 objectives"):
         study = go(tmp_path, 2, lambda trial: (trial.params["x"], 1.0), direction=["minimize", "minimize"])
-    assert [r.summary["objective_1"] for r in in_order(server)] == [1.0, 1.0]
+    assert [r.summary["objective_1"] for r in server.in_order()] == [1.0, 1.0]
     assert len(study.completed()) == 2
     with pytest.raises(SettingError, match="a server that takes runs"):
         go(tmp_path / "two", 2, mode="scheduler")
@@ -234,7 +220,7 @@ def test_without_the_scheduler_several_objectives_are_a_sweep_of_the_first(tmp_p
 
 def test_workers_have_a_run_each_and_the_driver_alone_talks_to_wandb(server, tmp_path):
     study = go(tmp_path, 6, workers=2, method="random")
-    runs = in_order(server)
+    runs = server.in_order()
     assert len(runs) == len(server.only_sweep().runs) == 6
     assert [r.summary["objective"] for r in runs] == [t.value for t in study.trials]
     assert len(server.agents) == 2
@@ -270,7 +256,7 @@ def test_offline_the_engine_proposes_and_the_runs_wait_on_disk_as_one_group(serv
     assert len(files) == 3
     monkeypatch.setenv("WANDB_MODE", "online")
     subprocess.run([sys.executable, "-m", "wandb", "beta", "sync", *map(str, files)], check=True, capture_output=True)
-    runs = in_order(server)
+    runs = server.in_order()
     assert {r.group for r in runs} == {"away"}
     assert [r.summary["objective"] for r in runs] == [t.value for t in study.trials]
 
@@ -300,7 +286,7 @@ def test_a_lost_network_costs_a_few_seconds_in_all_and_the_runs_arrive_later(ser
     server.hold.set()
     study = go(tmp_path, 7, losing, method="random", resume=True)
     assert study.trials[6].why["wandb"] == "W&B's sweep (random)"
-    runs = in_order(server)
+    runs = server.in_order()
     assert [r.summary["objective"] for r in runs] == [t.value for t in study.trials]
     assert {r.sweep.name for r in runs} == {server.only_sweep().name}
 
@@ -333,7 +319,7 @@ def test_a_trainers_own_wandb_callback_opens_no_second_run(server, tmp_path):
         progress=False,
         enqueue=[],
     )
-    runs = in_order(server)
+    runs = server.in_order()
     assert len(server.runs) == len(server.only_sweep().runs) == 2
     assert [r.summary["objective"] for r in runs] == [t.value for t in best.run_summary.trials]
     assert all({"eval_loss", "eval/loss"} <= {k for h in r.history for k in h} for r in runs)  # ours and the callback's
@@ -376,7 +362,7 @@ def test_a_killed_search_goes_on_in_its_sweep_with_the_same_run(server, tmp_path
         assert subprocess.run([sys.executable, "-c", script], env=apart, check=False, timeout=120).returncode == code
     study = load_study(tmp_path / "study")
     assert server.count("UpsertSweep") == 1
-    runs = in_order(server)
+    runs = server.in_order()
     assert [r.name for r in runs] == [t.why["wandb_run"] for t in study.trials]
     assert [r.state for r in runs] == ["finished"] * 3
     assert [r.summary["objective"] for r in runs] == [t.value for t in study.trials]

@@ -9,11 +9,14 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
 import random
 import re
 import threading
+import time
 import urllib.parse
 import warnings
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -29,6 +32,21 @@ with warnings.catch_warnings():
 
 KEY = "f" * 40
 ENTITY = "tester"
+
+
+@contextmanager
+def served(monkeypatch, directory):
+    """A server, and an environment that leads W&B's client to it; what it did not know is a failure."""
+    started = WandbServer()
+    for name in [n for n in os.environ if n.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name, value in started.environment(directory).items():
+        monkeypatch.setenv(name, value)
+    try:
+        yield started
+    finally:
+        started.stop()
+    assert started.unknown == []
 
 
 class Run:
@@ -142,6 +160,13 @@ class WandbServer:
 
     def count(self, operation):
         return self.operations.count(operation)
+
+    def in_order(self):
+        """The runs in the order of our trials, without those that were given and never began, once all have arrived."""
+        until = time.monotonic() + 60
+        while any(run.state == "running" for run in self.runs.values()) and time.monotonic() < until:
+            time.sleep(0.05)  # a search does not wait for its last runs to be sent
+        return sorted((r for r in self.runs.values() if "trial" in r.values), key=lambda r: r.values["trial"])
 
     # -- what the client asks ------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from optuna.distributions import BaseDistribution
 
@@ -80,6 +80,14 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Release what the backend holds; the search has ended."""
+
+
+@runtime_checkable
+class KeepsLogs(Protocol):
+    """A backend that also keeps what trials log between their reports."""
+
+    def log(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
+        """What trial `number` logs at `step`; training must not wait for it."""
 
 
 # name -> (module, class, what must be importable, what to install)

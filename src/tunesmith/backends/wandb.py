@@ -6,7 +6,7 @@ import os
 import secrets
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tunesmith.backends import Halt, Proposal, Setting
 from tunesmith.backends.engine import EngineBackend
@@ -40,6 +40,9 @@ class WandbBackend:
     Raises SettingError for options that cannot be, ServiceError when W&B cannot be reached at the start of a study.
     Later a lost network costs at most 5 seconds: the engine proposes, and the runs are sent when it is back.
     """
+
+    # runs are the driver's business: a Trainer's own WandbCallback must not open others in its worker
+    environment: ClassVar[Mapping[str, str]] = {"WANDB_MODE": "disabled"}
 
     def __init__(
         self,
@@ -95,9 +98,6 @@ class WandbBackend:
         if self._early:
             self._runs.live_after = 0.0  # the server decides by what has arrived
         self._down = False
-        # runs are the driver's business: a Trainer's own WandbCallback must not open others in its worker
-        self._user_mode = os.environ.get("WANDB_MODE")
-        os.environ["WANDB_MODE"] = "disabled"
 
     # -- the protocol --------------------------------------------------------------------------------------------
 
@@ -137,6 +137,10 @@ class WandbBackend:
             return Decision("prune", f"pruned: the sweep stopped the run at step {step}")
         return decision
 
+    def log(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
+        """What a trial logs between its reports, to its run."""
+        self._runs.log_between(number, step, metrics)
+
     def tell(self, trial: Trial) -> None:
         """Close the trial's run; the sweep must have it before it is asked again."""
         self._engine.tell(trial)
@@ -155,10 +159,6 @@ class WandbBackend:
         if self._mode != "offline":
             self._sweep.line.wait(self._runs.uploader.idle, CLOSING)
         left = self._runs.uploader.close()
-        if self._user_mode is None:
-            os.environ.pop("WANDB_MODE", None)
-        else:
-            os.environ["WANDB_MODE"] = self._user_mode
         if left and self._mode != "offline":
             where = os.path.join(self._setting.directory, "wandb")  # noqa: PTH118  a text for a command
             warnings.warn(

@@ -104,6 +104,8 @@ class _Open:
     began: float = field(default_factory=time.monotonic)
     live: bool = False
     configured: int = 0
+    logged: int = -1  # the last step that was logged
+    repeats_to: int = -1  # a step up to which an earlier attempt has logged
 
 
 class Runs:
@@ -137,7 +139,8 @@ class Runs:
         import wandb  # noqa: PLC0415  an optional package
 
         number = trial.number
-        if number in self._open:
+        if number in self._open:  # tried again, from its last checkpoint: what it logs anew is there
+            self._open[number].repeats_to = self._open[number].logged
             return
         run = wandb.init(
             **self._settings,
@@ -161,6 +164,8 @@ class Runs:
                 x_transaction_log_flush_interval=0.1,
             ),
         )
+        run.define_metric("trial/step")
+        run.define_metric("*", step_metric="trial/step", step_sync=True)
         run.finish = _leave_open  # the WandbCallback of a search begins with wandb.finish()
         last = -1 if trial.checkpoint_step is None else trial.checkpoint_step
         self._open[number] = _Open(run, Path(run.settings.sync_file), last)
@@ -171,6 +176,19 @@ class Runs:
         if mine is None:
             return
         self._write(mine, trial)
+        self._show(mine)
+
+    def log_between(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
+        """Write what the trial logs between its reports; the objectives' names are theirs."""
+        mine = self._open.get(number)
+        if mine is None or step <= mine.repeats_to:
+            return
+        mine.logged = max(mine.logged, step)
+        names = {self._metric, *self._names}
+        mine.run.log({**{k: v for k, v in metrics.items() if k not in names}, "trial/step": step})
+        self._show(mine)
+
+    def _show(self, mine: _Open) -> None:
         if not mine.live and time.monotonic() - mine.began >= self.live_after:
             mine.live = True
             self.uploader.send(mine.path, "live")

@@ -63,7 +63,8 @@ class Uploads:
     def _send(self, path: Path, turn: threading.Lock, how: str) -> None:
         with turn:
             while not synced(path) and not (how == "left" and empty(path)):
-                self._sync(path, live=path not in self._finished)
+                # a run of ours is followed until the file has its end, which W&B's client may write after finish()
+                self._sync(path, live=how != "left")
                 if not synced(path):
                     time.sleep(_AGAIN)
         with self._lock:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,7 +77,8 @@ class Runner(Protocol):
 def execute(task: Task, live: LiveTrial, *, n_objectives: int) -> Outcome:
     """Run the task on a live trial and say how it ended; only KeyboardInterrupt and SystemExit pass through."""
     try:
-        result = task(live)
+        with _environment(live.environment):
+            result = task(live)
     except TrialPruned as pruned:
         decision = live.decide()
         if decision.action == "pause":
@@ -90,6 +93,20 @@ def execute(task: Task, live: LiveTrial, *, n_objectives: int) -> Outcome:
         reason = _reason(error) if full is None else "interrupted: the disk is full"
         return Outcome(TrialState.FAILED, reason=reason, detail=traceback.format_exc(), fatal=full)
     return result if isinstance(result, Outcome) else checked(result, n_objectives)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def checked(result: Any, n_objectives: int) -> Outcome:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tunesmith.errors import TunesmithError
 from tunesmith.runners import Ended, Outcome
 from tunesmith.runners.pickling import dumps, loads
-from tunesmith.runners.worker import Attempt, Call
+from tunesmith.runners.worker import Attempt, Call, Logged
 from tunesmith.trial import Assignment, Link
 
 _LAST_LINES, _LAST_BYTES = 60, 16_000
@@ -68,6 +68,9 @@ class Conversation:
         if isinstance(message, Call):
             if attempt is not None:
                 self._send(_answer(attempt.link, message))
+        elif isinstance(message, Logged):
+            if attempt is not None:
+                attempt.link.log(message.step, message.metrics)
         elif message == "begun":
             if attempt is not None and attempt.timeout is not None:
                 attempt.deadline = time.monotonic() + attempt.timeout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -161,6 +161,9 @@ class _FollowLink:
 
     def annotate(self, key: str, value: Any) -> None:
         """Rank 0 records it."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Rank 0 logs it."""
 
     def close(self) -> None:
         """What is asked after the task has returned is not asked on all ranks."""

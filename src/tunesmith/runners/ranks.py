@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -274,6 +274,10 @@ class _LeadLink:
     def annotate(self, key: str, value: Any) -> None:
         with self._part.shield():
             self._driver.annotate(key, value)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        with self._part.shield():
+            self._driver.log(step, metrics)
 
     def close(self) -> None:
         """What is asked after the task has returned is not asked on all ranks."""

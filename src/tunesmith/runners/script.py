@@ -153,6 +153,9 @@ class ScriptRunner:
         changes["TUNESMITH_SOCKET"] = str(listener.getsockname())
         if assignment.resume_from is not None:
             changes["TUNESMITH_RESUME_FROM"] = assignment.resume_from
+        if assignment.logs:
+            changes["TUNESMITH_LOGS"] = "1"
+        changes |= assignment.environment
         devices = slot.environment if slot.devices else {}
         return {**os.environ, **{k: v for k, v in slot.environment.items() if "THREADS" in k}, **devices, **changes}
 
@@ -254,6 +257,9 @@ class ScriptRunner:
         over = message["max_steps"] and step >= message["max_steps"]
         if event == "begin":
             self._check_directory(attempt, message)
+        elif event == "log":
+            live.log(message["metrics"], step)
+            return CONTINUE
         elif event == "saved":
             live.save_checkpoint(message["path"], step)
         elif event == "evaluation":

@@ -175,6 +175,9 @@ class _TuneLink:
         """Keep the attribute for the next report."""
         self._attrs[key] = value
 
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Tune takes whole results only."""
+
     @property
     def told(self) -> dict[str, Any]:
         """What the trial was given, and has said of itself."""

@@ -1,7 +1,7 @@
 """A worker process: receives the task once, then runs one trial after another, in touch with the driver by a connection.
 
 Messages to a worker: Attempts (before them, to a local one, a Setup); the answers to its calls are (done, value or
-exception). Messages from it: "ready", "begun", an Outcome, or a Call of the trial's link.
+exception). Messages from it: "ready", "begun", an Outcome, a Call of the trial's link, or what the trial has Logged.
 """
 
 from __future__ import annotations
@@ -73,6 +73,14 @@ class Call:
     arguments: tuple[Any, ...]
 
 
+@dataclass(frozen=True)
+class Logged:
+    """What a trial logs between its reports; there is no answer to it."""
+
+    step: int
+    metrics: Mapping[str, float]
+
+
 class PipeLink:
     """A trial's line to the driver, in the worker. `shared`: the study's directory is the driver's own, not of this node."""
 
@@ -113,6 +121,12 @@ class PipeLink:
     def annotate(self, key: str, value: Any) -> None:
         """Have the driver record an attribute."""
         self._call("annotate", key, value)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send it to the driver, and go on."""
+        message = dumps(Logged(step, metrics))
+        with self._lock:
+            self._connection.send_bytes(message)
 
     def _call(self, method: Any, *arguments: Any) -> Any:
         message = dumps(Call(method, arguments))

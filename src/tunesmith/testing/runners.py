@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ class Driver:
         self.reports: list[Report] = []
         self.checkpoints: list[tuple[str, int]] = []
         self.attrs: dict[str, object] = {}
+        self.logged: list[tuple[int, dict[str, float]]] = []
         self.threads: set[int] = set()
 
     def suggest(self, name: str, distribution: object) -> float:
@@ -51,6 +52,10 @@ class Driver:
 
     def annotate(self, key: str, value: object) -> None:
         self.attrs[key] = value
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.threads.add(threading.get_ident())
+        self.logged.append((step, dict(metrics)))
 
 
 def next_ended(runner: Runner, limit: float = LIMIT) -> list[Ended]:
@@ -114,6 +119,13 @@ def tell(trial: LiveTrial) -> float:
     trial.set_user_attr("kind", "a")
     trial.save_checkpoint(os.path.abspath("checkpoint-3"), 3)  # noqa: PTH100
     return 0.0
+
+
+def chat(trial: LiveTrial) -> float:
+    for step in (1, 2, 3):
+        trial.log({"loss": 1.0 / step}, step)
+    trial.report(0.5, 3)
+    return 0.5
 
 
 def go_on(trial: LiveTrial) -> float:
@@ -225,6 +237,14 @@ class RunnerContract:
             one(runner, driver)
         assert driver.attrs == {"kind": "a"}
         assert driver.checkpoints == [(os.path.abspath("checkpoint-3"), 3)]  # noqa: PTH100
+
+    @pytest.mark.parametrize("wanted", [True, False])
+    def test_what_is_logged_reaches_the_driver_in_order_where_somebody_keeps_it(self, wanted):
+        driver = Driver()
+        with self.running(chat) as runner:
+            assert one(runner, driver, Assignment(0, logs=wanted)).values == (0.5,)
+        assert driver.logged == [(1, {"loss": 1.0}), (2, {"loss": 0.5}), (3, {"loss": 1 / 3})][: 3 * wanted]
+        assert driver.threads == {threading.get_ident()}
 
     def test_a_resumed_trial_gets_what_it_had(self):
         driver = Driver(value=0.9)

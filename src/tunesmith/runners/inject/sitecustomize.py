@@ -46,6 +46,10 @@ def _open_line():
     return _line
 
 
+def _numbers(metrics):
+    return {k: float(v) for k, v in (metrics or {}).items() if isinstance(v, (int, float))}
+
+
 def _callback_class():
     from transformers import TrainerCallback  # noqa: PLC0415
 
@@ -60,8 +64,7 @@ def _callback_class():
             self._tell("begin", args, state, control, output_dir=os.path.abspath(args.output_dir))
 
         def on_evaluate(self, args, state, control, metrics=None, **_):
-            numbers = {k: float(v) for k, v in (metrics or {}).items() if isinstance(v, (int, float))}
-            self._tell("evaluation", args, state, control, metrics=numbers)
+            self._tell("evaluation", args, state, control, metrics=_numbers(metrics))
 
         def on_step_end(self, args, state, control, **_):
             if args.world_size > 1:
@@ -77,20 +80,39 @@ def _callback_class():
             self._tell("saved", args, state, control, path=path)
 
         def _tell(self, event, args, state, control, **more):
-            saves = str(getattr(args.save_strategy, "value", args.save_strategy)) != "no"
-            batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
             self._told += 1
-            answer = _open_line().ask({
-                "number": self._told, "event": event, "rank": args.process_index, "ranks": args.world_size, "step": state.global_step,
-                "max_steps": state.max_steps, "epoch": state.epoch, "examples": state.global_step * batch,
-                "saves": saves, **more,
-            })  # fmt: skip
-            action = answer.get("action", "continue")
-            if event in ("evaluation", "step") and action != "continue" and 0 < state.global_step < state.max_steps:
-                control.should_training_stop = True
-                control.should_save = control.should_save or (saves and action == "pause")
+            message = _message(args, state, number=self._told, event=event, **more)
+            _obey(_open_line().ask(message).get("action", "continue"), message, control)
 
-    return TunesmithCallback
+    return _with_logs(TunesmithCallback) if "TUNESMITH_LOGS" in os.environ else TunesmithCallback
+
+
+def _with_logs(kind):
+    """For a backend that keeps what a Trainer logs between its evaluations."""
+    from transformers.integrations import rewrite_logs  # noqa: PLC0415
+
+    class LoggingCallback(kind):
+        def on_log(self, args, state, control, logs=None, **_):
+            metrics = {**rewrite_logs(_numbers(logs)), "train/global_step": state.global_step}
+            self._tell("log", args, state, control, metrics=metrics)
+
+    return LoggingCallback
+
+
+def _obey(action, message, control):
+    asked = message["event"] in ("evaluation", "step") and 0 < message["step"] < message["max_steps"]
+    if asked and action != "continue":
+        control.should_training_stop = True
+        control.should_save = control.should_save or (message["saves"] and action == "pause")
+
+
+def _message(args, state, **more):
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return {
+        "rank": args.process_index, "ranks": args.world_size, "step": state.global_step, "max_steps": state.max_steps,
+        "epoch": state.epoch, "examples": state.global_step * batch,
+        "saves": str(getattr(args.save_strategy, "value", args.save_strategy)) != "no", **more,
+    }  # fmt: skip
 
 
 def _extend(trainer):

@@ -1,0 +1,171 @@
+"""What a trial's run shows of its training, wherever the trial runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+import tiny
+
+import tunesmith
+
+pytest.importorskip("wandb", reason="W&B's client is not installed")
+pytest.importorskip("sweeps", reason="W&B's search code, which the server uses, is not installed")
+
+from wandb_server import served
+
+from tunesmith.backends.wandb_runs import Uploader
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leave_the_client_as_it_was():
+    yield
+    sys.modules["wandb"].teardown()  # it keeps the settings that it has read first
+
+
+@pytest.fixture(autouse=True)
+def server(monkeypatch, tmp_path):
+    with served(monkeypatch, tmp_path / "home") as started:
+        yield started
+
+
+def go(directory, *, report_to, **settings):
+    """Trials of 8 steps, each logged, with an evaluation after each epoch of 4."""
+    trainer = tiny.make(
+        tunesmith.Trainer,
+        directory,
+        report_to=report_to,
+        logging_strategy="steps",
+        logging_steps=1,
+        per_device_train_batch_size=32,
+    )
+    best = trainer.hyperparameter_search(
+        lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-3, 1e-1, log=True)},
+        n_trials=2,
+        direction="minimize",
+        backend="wandb",
+        method="random",
+        seed=1,
+        progress=False,
+        enqueue=[],
+        **settings,
+    )
+    return best.run_summary
+
+
+@pytest.mark.parametrize(
+    ("where", "report_to"),
+    [
+        ({}, []),
+        ({}, ["wandb"]),
+        ({"workers": 2}, ["wandb"]),
+        ({"ranks_per_trial": 2, "workers": 1, "gpus_per_trial": 0}, []),
+    ],
+    ids=["inline", "inline with the Trainer's own callback", "workers", "ranks"],
+)
+def test_a_run_has_each_step_that_the_trainer_logs_once_and_in_order_wherever_it_runs(
+    server, tmp_path, where, report_to
+):
+    study = go(tmp_path, report_to=report_to, **where)
+    runs = server.in_order()
+    assert len(server.runs) == len(runs) == 2
+    for run, trial in zip(runs, study.trials, strict=True):
+        logged = [row for row in run.history if "train/loss" in row]
+        steps = 4 if "ranks_per_trial" in where else 8
+        assert [row["train/global_step"] for row in logged] == list(range(1, steps + 1))
+        assert all({"train/learning_rate", "train/grad_norm", "train/epoch"} <= set(row) for row in logged)
+        assert logged[0]["train/learning_rate"] == pytest.approx(trial.params["learning_rate"])
+        evaluated = [row for row in run.history if "objective" in row]
+        assert [row["trial/step"] for row in evaluated] == [r.step for r in trial.reports]
+        assert [row["objective"] for row in evaluated] == [r.values[0] for r in trial.reports]
+        assert len([row for row in run.history if "eval/loss" in row]) == len(trial.reports)
+        order = [row.get("trial/step", row.get("train/global_step")) for row in run.history]
+        assert order == sorted(order)
+        assert run.summary["objective"] == trial.value
+
+
+def test_a_run_that_is_sent_before_its_file_has_its_end_arrives_whole(server, tmp_path):
+    """As when W&B's client is still writing after finish()."""
+    import wandb
+
+    uploader = Uploader(tmp_path)
+    uploader.start()
+    run = wandb.init(project="p", dir=str(tmp_path), mode="offline", settings=wandb.Settings(silent=True))
+    path = Path(run.settings.sync_file)
+    run.log({"a": 1})
+    uploader.send(path, "whole")
+    assert not uploader.wait(path, 2.0)
+    run.log({"a": 2})
+    run.finish()
+    assert uploader.wait(path, 60.0)
+    assert uploader.close() == 0
+    assert [row["a"] for row in server.runs[run.id].history] == [1, 2]
+    assert server.runs[run.id].state == "finished"
+
+
+def test_a_trial_of_any_function_can_log_and_the_objective_stays_ours(server, tmp_path):
+    def learning(trial):
+        for step in (1, 2):
+            trial.log({"loss": 1.0 / step, "objective": 7.0}, step)
+        trial.report(0.5, 2)
+        return 0.5
+
+    space = {"x": optuna.distributions.FloatDistribution(0, 1)}
+    for place, workers in (("here", None), ("there", 2)):
+        tunesmith.search(
+            learning, 1, directory=tmp_path / place, backend="wandb", space=space, workers=workers, progress=False
+        )
+    for run in server.in_order():
+        rows = [{k: v for k, v in row.items() if not k.startswith("_")} for row in run.history]
+        assert rows == [
+            {"loss": 1.0, "trial/step": 1},
+            {"loss": 0.5, "trial/step": 2},
+            {"objective": 0.5, "trial/step": 2},
+        ]
+        assert run.summary["objective"] == 0.5
+
+
+def test_a_trial_that_is_tried_again_logs_no_step_twice(server, tmp_path):
+    def dying(trial):
+        begin = 0 if trial.resume_from is None else 2
+        for step in range(begin + 1, 5):
+            trial.log({"loss": float(step)}, step)
+            if step == 2:
+                trial.report(1.0, step, checkpoint=str(tmp_path))
+            if step == 3 and trial.attempt == 1:
+                trial.report(1.0, step)
+                os.kill(os.getpid(), signal.SIGKILL)
+        return 1.0
+
+    space = {"x": optuna.distributions.FloatDistribution(0, 1)}
+    study = tunesmith.search(
+        dying, 1, directory=tmp_path / "s", backend="wandb", space=space, workers=1, progress=False
+    )
+    assert study.trials[0].attempt == 2
+    (run,) = server.in_order()
+    assert [row["loss"] for row in run.history if "loss" in row] == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_a_script_that_is_tuned_as_it_is_has_its_logs_in_the_run_too(server, tmp_path):
+    (tmp_path / "space.yaml").write_text("learning_rate: {values: [1e-3, 1e-2]}\n")
+    script = Path(__file__).parents[1] / "cli" / "trainer_script.py"
+    flags = "--use_cpu --report_to wandb --logging_steps 1 --max_steps 6 --eval_strategy steps --eval_steps 3"
+    tuned = ["--backend", "wandb", "--n-trials", "1", "--directory", "s", "--space", "space.yaml"]
+    command = [sys.executable, str(script), "--output_dir", "out", *flags.split()]
+    subprocess.run(
+        [sys.executable, "-m", "tunesmith", "run", *tuned, "--", *command],
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"},  # W&B's service of this process
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    (run,) = server.in_order()
+    assert [row["train/global_step"] for row in run.history if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert [row["trial/step"] for row in run.history if "objective" in row] == [3, 6]
+    assert len(server.runs) == 1
