@@ -2,10 +2,11 @@
 
     TUNESMITH_BENCH=/path/to/problems python benchmarks/search_quality.py run tunesmith.sampler:Sampler --out ours.jsonl
     TUNESMITH_BENCH=/path/to/problems python benchmarks/search_quality.py compare ours.jsonl peer.jsonl
+    TUNESMITH_BENCH=/path/to/problems python benchmarks/search_quality.py run peers:smac --out smac.jsonl
     python benchmarks/search_quality.py latency
     TUNESMITH_BENCH=/path/to/problems python benchmarks/search_quality.py crowd ts:4 --workers 1000 --trials 20000
 
-`run --parallel 8` keeps eight trials in flight: the oldest ends first, and regret counts what has ended.
+peers.py has tuners that are not Optuna's. `run --parallel 8` keeps eight trials in flight: the oldest ends first, and regret counts what has ended.
 
 The folder holds `tasks.py` (`PUBLIC`: names; `make(name)`: an object with `space`, `loss(params, rng)`, `mean(params)` and
 `reference()`, which gives the best known value and that of a median random configuration) and its data. Regret is 0 at
@@ -16,6 +17,7 @@ noise-free mean. Intervals are 90 % bootstraps over problems.
 import argparse
 import heapq
 import importlib
+import inspect
 import json
 import math
 import os
@@ -68,13 +70,16 @@ def run(args):
     tasks = problems(args.bench)
     module, _, name = args.sampler.partition(":")
     make = getattr(importlib.import_module(module), name)
+    foretold = "space" in inspect.signature(make).parameters
     lines = args.out.read_text().splitlines() if args.out.exists() else []
     done = {(r["task"], r["seed"]) for r in map(json.loads, lines)}
     with args.out.open("a") as out:
         for seed in range(args.seeds):
             for task in tasks.PUBLIC:
                 if (task, seed) not in done:
-                    found = search(make(seed=seed), tasks.make(task), seed, args.trials, args.parallel)
+                    problem = tasks.make(task)
+                    sampler = make(seed=seed, space=problem.space) if foretold else make(seed=seed)
+                    found = search(sampler, problem, seed, args.trials, args.parallel)
                     out.write(json.dumps({"task": task, "seed": seed, "trials": args.trials, **found}) + "\n")
                     out.flush()
 
@@ -169,7 +174,7 @@ def main():
     parser.add_argument("--bench", type=Path, default=os.environ.get("TUNESMITH_BENCH"), help="the problems' folder")
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("run", help="run a sampler; runs that are in the file already are skipped")
-    command.add_argument("sampler", help="module:callable, called with seed=...")
+    command.add_argument("sampler", help="module:callable, called with seed=... (and space=..., if it takes that)")
     command.add_argument("--out", type=Path, required=True)
     command.add_argument("--trials", type=int, default=50)
     command.add_argument("--seeds", type=int, default=10)

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.engine.encoding import Array, Cube, Dimension
-from tunesmith.engine.importance import draw_function, hyperparameters
-from tunesmith.engine.warp import half_rank, unwarp
+from tunesmith.engine.encoding import Array, Dimension
+from tunesmith.engine.importance import draw_function
+from tunesmith.engine.learnt import SMALL, learn
+from tunesmith.engine.warp import unwarp
 
 FEWEST = 12  # trials, and two for each parameter more, before which nothing is called converged
-LEARN_FROM = 150
 _FUNCTIONS, _RANDOM, _NEAR = 24, 400, 200
-SMALL = 0.03  # of a standard deviation: a gain that nobody would train another model for
 
 
 @dataclass(frozen=True)
@@ -45,20 +44,17 @@ def remaining(
     its lowest point, among random ones and neighbours of the best, lies below its value at the trial that is best in
     the mean (a sampled form of the expected minimum of Hennig and Schuler 2012, Entropy search).
     """
-    if len(losses) < FEWEST + 2 * len(space):
+    learnt = learn(space, rows, losses, fewest=FEWEST, draws=_FUNCTIONS, seed=seed)
+    if learnt is None:
         return None
-    cube, rng = Cube(space), np.random.default_rng([seed, len(losses)])
-    order = np.sort(np.argsort(losses, kind="stable")[:LEARN_FROM])
-    points, y = cube.encode([rows[k] for k in order]), np.asarray(losses, float)[order]
-    target = half_rank(y)
-    thetas = hyperparameters(points, target, cube.group, count=_FUNCTIONS, rng=rng)
+    cube, points, y, target, rng = learnt.cube, learnt.points, learnt.y, learnt.target, learnt.rng
     best = points[np.argsort(y, kind="stable")[:5]]
     near = [cube.move(np.repeat(cube.snap(best), _NEAR // 10, 0), rng, scale=s, share=0.5) for s in (0.15, 0.05)]
     at = np.vstack([points, cube.from_uniform(rng.random((_RANDOM, len(cube)))), *near])
-    drawn = np.array([draw_function(points, target, at, cube.group, theta=t, rng=rng) for t in thetas])
+    drawn = np.array([draw_function(points, target, at, cube.group, theta=t, rng=rng) for t in learnt.thetas])
     chosen = int(drawn[:, : len(points)].mean(0).argmin())
     gains = drawn[:, chosen] - drawn.min(1)
-    noise = max(float(np.median(np.exp(0.5 * thetas[:, -1]))), SMALL)
+    noise = max(float(np.median(np.exp(0.5 * learnt.thetas[:, -1]))), SMALL)
     median, high = np.quantile(gains, [0.5, 0.9])
     return Remaining(*(_in_losses(v, target, y) for v in (float(median), float(high), noise)))
 

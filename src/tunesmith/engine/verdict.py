@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from tunesmith.engine import gp
-from tunesmith.engine.converged import LEARN_FROM, SMALL
-from tunesmith.engine.encoding import Array, Cube, Dimension, Index, Rng
-from tunesmith.engine.importance import hyperparameters
-from tunesmith.engine.warp import half_rank, unwarp
+from tunesmith.engine.encoding import Array, Dimension, Index, Rng
+from tunesmith.engine.learnt import SMALL, learn
+from tunesmith.engine.warp import unwarp
 
 FEWEST = 6  # trials, and two for each parameter more, below which nothing is said
 _MEASURED = 3  # degrees of freedom from which the noise is that of repeated configurations
@@ -47,27 +46,26 @@ def verdict(
     drawn too. The best of many noisy results is better than it will be again: the model expects that (the optimiser's
     curse, Smith and Winkler 2006). A configuration that was run several times, with other seeds, is one configuration.
     """
-    if len(losses) < FEWEST + 2 * len(space):
+    learnt = learn(space, rows, losses, fewest=FEWEST, draws=_MODELS, seed=seed)
+    if learnt is None:
         return None
-    cube, rng = Cube(space), np.random.default_rng([seed, len(losses)])
-    kept = np.sort(np.argsort(losses, kind="stable")[:LEARN_FROM])
-    points, y = cube.encode([rows[k] for k in kept]), np.asarray(losses, float)[kept]
-    target = half_rank(y)
+    points, y, target, rng = learnt.points, learnt.y, learnt.target, learnt.rng
     same = np.unique(points, axis=0, return_inverse=True)[1].reshape(-1)
-    thetas = hyperparameters(points, target, cube.group, count=_MODELS, rng=rng)
-    repeats, variance = _repeated(target, same)
+    thetas, (repeats, variance) = learnt.thetas.copy(), _repeated(target, same)
     if repeats >= _MEASURED:
         thetas[:, -1] = math.log(max(variance, SMALL**2))
     else:
         repeats = 0
     order = np.argsort(y, kind="stable")
     leaders = np.array([k for n, k in enumerate(order) if same[k] not in same[order[:n]]][:_LEADERS])
-    drawn = np.vstack([_joint(points, target, cube.group, theta, points[leaders], rng) for theta in thetas])
+    drawn = np.vstack([_joint(points, target, learnt.cube.group, theta, points[leaders], rng) for theta in thetas])
     chances = np.bincount(drawn.argmin(1), minlength=len(leaders)) / len(drawn)
     noise = np.repeat(np.exp(0.5 * thetas[:, -1]), _DRAWS)
     again = unwarp(np.quantile(drawn[:, 0] + noise * rng.normal(size=len(drawn)), [0.5, 0.05, 0.95]), y)
     unit = unwarp(np.array([target.min() - float(np.median(noise)), target.min()]), y)
-    others = sorted(((int(kept[leaders[k]]), float(chances[k])) for k in range(1, len(leaders))), key=lambda o: -o[1])
+    others = sorted(
+        ((int(learnt.kept[leaders[k]]), float(chances[k])) for k in range(1, len(leaders))), key=lambda o: -o[1]
+    )
     middle, low, high = map(float, again)
     return Verdict(float(unit[1] - unit[0]), repeats, float(chances[0]), tuple(others), (middle, low, high))
 
