@@ -17,12 +17,12 @@ export WANDB_MODE = offline
 export PYTHONDONTWRITEBYTECODE =
 PIP = -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: demo test soak setup browser lint check-newest check-oldest check-loggers bench docs dist backends-table clean
+.PHONY: demo test soak setup browser lint check-newest check-oldest check-plugins bench docs dist backends-table clean
 
 demo: setup
 	$(BIN)/python examples/demo.py
 
-test: lint check-newest check-oldest check-loggers docs
+test: lint check-newest check-oldest check-plugins docs
 
 setup: .venv/ready
 
@@ -52,10 +52,10 @@ endef
 	$(OLD)/python $(PIP) $(OLDEST) 'datasets<5'  # later ones need what transformers 4 does not bear
 	touch $@
 
-# the third has loggers that would report for every Trainer where they are installed
-.venv-loggers/ready: .venv/ready-to-test
-	$(call sharing,.venv-loggers)
-	.venv-loggers/bin/python $(PIP) mlflow-skinny trackio
+# the third has loggers that would report for every Trainer where they are installed, and DeepSpeed, which accelerate loads
+.venv-plugins/ready: .venv/ready-to-test
+	$(call sharing,.venv-plugins)
+	.venv-plugins/bin/python $(PIP) mlflow-skinny trackio deepspeed
 	touch $@
 
 # the report's test wants Chromium: installed where that is possible without asking, else the test says that it is skipped
@@ -74,10 +74,10 @@ check-newest: .venv/ready-to-test browser
 
 check-oldest: .venv-oldest/ready
 	$(OLD)/python -c 'import transformers; print("transformers", transformers.__version__)'
-	$(OLD)/python -m pytest tests/test_trainer.py tests/test_trainer_resume.py tests/test_trainer_workers.py tests/test_trainer_ranks.py tests/test_arguments.py tests/cli/test_run_trainer.py $(SHARED)
+	$(OLD)/python -m pytest tests/test_trainer.py tests/test_trainer_resume.py tests/test_trainer_workers.py tests/test_trainer_ranks.py tests/test_process_state.py tests/test_arguments.py tests/cli/test_run_trainer.py $(SHARED)
 
-check-loggers: .venv-loggers/ready
-	.venv-loggers/bin/python -m pytest tests/test_loggers.py
+check-plugins: .venv-plugins/ready
+	.venv-plugins/bin/python -m pytest tests/test_loggers.py tests/test_deepspeed.py $(SHARED)
 
 # the faults' tests with their full counts; hours
 soak: .venv/ready-to-test
@@ -114,4 +114,4 @@ backends-table: .venv/ready-to-test
 	$(BIN)/python tests/backends/table.py
 
 clean:
-	rm -rf .venv .venv-oldest .venv-loggers .venv-docs .venv-empty dist docs-site demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-oldest .venv-plugins .venv-docs .venv-empty dist docs-site demo-output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -27,8 +27,16 @@ def checked_keep(keep: Keep) -> Keep:
 
 def whole(path: Path) -> bool:
     """Whether a checkpoint can be resumed from: its state (written near the end) and its weights are there."""
-    weights = any((path / name).is_file() for name in _WEIGHTS) or any(path.glob("*.index.json"))
-    return weights and (path / "trainer_state.json").is_file()
+    latest = path / "latest"  # of DeepSpeed's shards: the name of the folder that it has written
+    shards = (latest.is_file() and (path / latest.read_text().strip()).is_dir()) or any(
+        path.glob("pytorch_model_fsdp*")
+    )
+    return (gathered(path) or shards) and (path / "trainer_state.json").is_file()
+
+
+def gathered(path: Path) -> bool:
+    """Whether a checkpoint holds the weights of the model, not only what each rank had of them."""
+    return any((path / name).is_file() for name in _WEIGHTS) or any(path.glob("*.index.json"))
 
 
 def resumable(recorded: Path) -> Path | None:

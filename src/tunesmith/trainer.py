@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -18,7 +19,7 @@ from transformers import TrainerCallback
 from transformers.integrations import rewrite_logs
 from transformers.trainer_utils import HPSearchBackend
 
-from tunesmith import arguments, checkpoints, inheritance
+from tunesmith import arguments, checkpoints, inheritance, process_state
 from tunesmith.errors import ModelNotSavedError, SettingError, UserFunctionError
 from tunesmith.folders import step_of
 from tunesmith.hp_space import SpaceFunction, replay
@@ -100,6 +101,7 @@ class TrainerTask:
         try:
             trial_trainer: transformers.Trainer = object.__new__(self._trial_class)
             args = arguments.fresh(self.user_args, {})
+            process_state.forget_accelerator(self.trainer)
             self.recipe.rebuild(trial_trainer, args, fresh_callbacks=True, bars=self.bars)
         except Exception as error:
             raise SettingError(
@@ -122,6 +124,7 @@ class TrainerTask:
         # a model_init that suggests gets the best trial's suggestions again
         self._live = None if best is None else replay(best)
         self.trainer.__class__ = self._trial_class
+        process_state.forget_accelerator(self.trainer)
         try:
             self.recipe.rebuild(self.trainer, self.user_args, fresh_callbacks=False, bars=True)
         finally:
@@ -130,16 +133,25 @@ class TrainerTask:
         if best is None:
             return
         if checkpoint is not None:
-            self.trainer._load_from_checkpoint(str(checkpoint))  # noqa: SLF001
+            _load_weights(self.trainer, checkpoint)
         elif weights is not None:
             self.trainer.model.load_state_dict(weights, strict=False)
         else:
-            _refuse_use(self.trainer.model, best.number)
+            _refuse_use(
+                self.trainer.model,
+                f"the weights of the best trial ({best.number}) were not saved: its training saved no checkpoint of its "
+                "best evaluation. Set save_strategy (as eval_strategy) and search again, or train with the best "
+                "hyperparameters",
+            )
 
     # -- one trial -----------------------------------------------------------------------------------------------
 
     def __call__(self, live: LiveTrial) -> Outcome:
         """Run one trial to its end. Raises TrialPruned when it is to stop, and what fails in training."""
+        with process_state.own_environment(self.user_args):
+            return self._run(live)
+
+    def _run(self, live: LiveTrial) -> Outcome:
         self._live = live
         values = self.space(live)
         try:
@@ -162,6 +174,7 @@ class TrainerTask:
     def _train(self, live: LiveTrial, args: Any, values: Mapping[str, Any]) -> Outcome:
         trainer = self.trainer
         self.recipe.restore_weights()
+        process_state.forget_accelerator(trainer)
         self.recipe.rebuild(trainer, args, fresh_callbacks=True, bars=self.bars)
         for name, value in values.items():
             if not self._is_argument(name) and hasattr(trainer, name):
@@ -427,12 +440,26 @@ def _without_devices(args: Any) -> Any:
     return result
 
 
-def _refuse_use(model: Any, number: int) -> None:
+def _load_weights(trainer: Any, checkpoint: Path) -> None:
+    """Load the best trial's weights, after a search of which nothing else may be lost when that fails."""
+    try:
+        if trainer.is_deepspeed_enabled and not checkpoints.gathered(checkpoint):  # ZeRO 3
+            import deepspeed  # noqa: PLC0415  an optional package
+            from deepspeed.utils import zero_to_fp32  # noqa: PLC0415
+
+            state = zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint(str(checkpoint))
+            with deepspeed.zero.GatheredParameters(list(trainer.model.parameters()), modifier_rank=0):
+                trainer.model.load_state_dict(state, strict=False)
+        else:
+            trainer._load_from_checkpoint(str(checkpoint))  # noqa: SLF001
+    except Exception as error:  # noqa: BLE001  whatever a format raises, the result of the search is at hand
+        message = f"the best trial's weights are in {checkpoint} and could not be loaded from there: {error}"
+        warnings.warn(message, UserWarning, stacklevel=2)
+        _refuse_use(trainer.model, message)
+
+
+def _refuse_use(model: Any, message: str) -> None:
     """Let a model that is not the best trial's say so when it is used."""
-    message = (
-        f"the weights of the best trial ({number}) were not saved: its training saved no checkpoint of its best "
-        "evaluation. Set save_strategy (as eval_strategy) and search again, or train with the best hyperparameters"
-    )
 
     def refuse(*_args: Any, **_kwargs: Any) -> Any:
         raise ModelNotSavedError(message)

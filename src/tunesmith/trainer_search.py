@@ -14,7 +14,7 @@ import transformers
 from optuna.distributions import BaseDistribution
 from transformers.trainer_utils import HPSearchBackend
 
-from tunesmith import arguments, checkpoints
+from tunesmith import arguments, checkpoints, process_state
 from tunesmith.aliases import by_known_names
 from tunesmith.backends import leaves_loop, preferred_runner
 from tunesmith.best_run import BestRun, add_to_card
@@ -354,7 +354,8 @@ def _check_names(probe: Probe, trainer: transformers.Trainer, *, strict: bool) -
     for values in probe.values:
         known = {k: v for k, v in values.items() if hasattr(trainer.args, k.partition(".")[0])}
         try:
-            found = arguments.fresh(trainer.args, known)
+            with process_state.own_environment(trainer.args):
+                found = arguments.fresh(trainer.args, known)
         except ValueError as error:
             raise SettingError(f"hyperparameters must be what TrainingArguments takes, got {known}: {error}") from error
         overruled |= {k: v for k, v in known.items() if isinstance(v, int | float) and getattr(found, k, v) != v}
