@@ -1,7 +1,8 @@
 """A SigOpt server on loopback for the real client: the core experiments API, answered by SigOpt's own optimiser.
 
-Paths, verbs, keys and status codes are those of a self-hosted sigopt-server. Requests that it does not know are kept in
-`unknown`, for the tests to find none there. `fail_next` injects failures: (method, path's end, status, before or after
+Paths, verbs, keys and status codes are those of a self-hosted sigopt-server (test_sigopt_contract.py compares them with
+what one has answered), and it refuses what that one does (sigopt_rules). Lists come newest first, and in pages. Requests
+that it does not know are kept in `unknown`, for the tests to find none there. `fail_next` injects failures: (method, path's end, status, before or after
 the request took effect); status None cuts the connection.
 """
 
@@ -16,17 +17,14 @@ import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
+import sigopt_rules as rules
+from sigopt_rules import Refused
 
 from tunesmith.backends.sigopt_lite import optimiser
 
 TOKEN = "loopback"
 CLIENT = "1"
-
-
-class Refused(Exception):
-    def __init__(self, status, message):
-        super().__init__(message)
-        self.status = status
+PAGE = 3  # items of a list at once; a real server has 1000
 
 
 class Experiment:
@@ -38,16 +36,6 @@ class Experiment:
         self.conditionals = {c["name"]: c["values"] for c in body.get("conditionals") or []}
         self.suggestions, self.observations, self.queue = {}, {}, []
         self.deleted = False
-        optimized = [m for m in body["metrics"] if m["strategy"] == "optimize"]
-        if len(optimized) > 2:
-            raise Refused(400, "Experiments must have at most 2 optimized metrics")
-        if len(optimized) == 2 and not body.get("observation_budget"):
-            raise Refused(400, "observation_budget is required for more than one optimized metric")
-        for name, p in self.parameters.items():
-            if p["type"] == "int" and p.get("transformation"):
-                raise Refused(400, f"{name}: log-transformation only applies to parameters type of double")
-            if any(c not in self.conditionals for c in p.get("conditions", {})):
-                raise Refused(400, f"{name} has conditions that are not part of the conditionals")
         self.model = self._model()
 
     def _model(self):
@@ -97,7 +85,7 @@ class Experiment:
             LocalObservation(
                 assignments=o["assignments"],
                 failed=o["failed"],
-                metric_evaluations={v["name"]: MetricEvaluation(**v) for v in o["values"]},
+                metric_evaluations={v["name"]: MetricEvaluation(name=v["name"], value=v["value"]) for v in o["values"]},
             )
             for o in self.observations.values()
         ]
@@ -117,9 +105,8 @@ class Experiment:
         return {n: v for n, v in found.items() if n in self.conditionals or self.wanted(n, found)}
 
     def observe(self, id_, body):
+        rules.observation(self.body, body)
         suggestion, assignments = body.get("suggestion"), body.get("assignments")
-        if (suggestion is None) == (assignments is None):
-            raise Refused(400, "an observation has a suggestion or assignments")
         if suggestion is not None:
             if str(suggestion) not in self.suggestions:
                 raise Refused(400, f"Suggestion {suggestion} does not exist")
@@ -133,13 +120,8 @@ class Experiment:
         return self.observations[id_]
 
     def _values(self, body):
-        failed, values = bool(body.get("failed")), body.get("values") or []
-        needed = {m["name"] for m in self.body["metrics"] if m["strategy"] != "store"}
-        if failed and values:
-            raise Refused(400, "Observation marked as failure should not have values")
-        if not failed and not needed <= {v["name"] for v in values}:
-            raise Refused(400, f"Missing metrics of {sorted(needed)}")
-        return {"failed": failed, "values": values, "metadata": body.get("metadata")}
+        values = [{"object": "metric_evaluation", "value_stddev": None, **v} for v in body.get("values") or []]
+        return {"failed": bool(body.get("failed")), "values": values, "metadata": body.get("metadata")}
 
     def public(self):
         return {
@@ -150,18 +132,6 @@ class Experiment:
                                                    for i, v in enumerate(p.get("categorical_values") or [])] or None}
                            for p in self.body["parameters"]],
         }  # fmt: skip
-
-
-KEYS = {
-    "name",
-    "project",
-    "parameters",
-    "metrics",
-    "conditionals",
-    "observation_budget",
-    "parallel_bandwidth",
-    "metadata",
-}
 
 
 class SigOptServer:
@@ -243,22 +213,22 @@ class SigOptServer:
             ("GET", r"/v1/tokens/self", lambda: {"object": "token", "client": CLIENT, "token": TOKEN}),
             ("POST", rf"/v1/clients/{CLIENT}/projects", lambda: self._make_project(body)),
             ("POST", rf"/v1/clients/{CLIENT}/experiments", lambda: self._make_experiment(body)),
-            ("GET", rf"/v1/clients/{CLIENT}/projects/([^/]+)/experiments", self._of_project),
+            ("GET", rf"/v1/clients/{CLIENT}/projects/([^/]+)/experiments", lambda p: _page(
+                [e.public() for e in self.experiments.values() if e.body["project"] == p and not e.deleted], query)),
             ("GET", r"/v1/experiments/(\d+)", lambda e: self._experiment(e).public()),
             ("PUT", r"/v1/experiments/(\d+)", lambda e: self._update(self._experiment(e), body)),
             ("DELETE", r"/v1/experiments/(\d+)", lambda e: self._delete(self._experiment(e))),
             ("GET", r"/v1/experiments/(\d+)/suggestions", lambda e: _page(
-                [s for s in self._experiment(e).suggestions.values() if query.get("state") in (None, s["state"])])),
+                [s for s in self._experiment(e).suggestions.values() if query.get("state") in (None, s["state"])], query)),
             ("POST", r"/v1/experiments/(\d+)/suggestions", lambda e: self._suggest(self._experiment(e), body)),
             ("DELETE", r"/v1/experiments/(\d+)/suggestions/(\d+)", lambda e, s: self._drop(self._experiment(e), s)),
-            ("GET", r"/v1/experiments/(\d+)/queued_suggestions", lambda e: _page(self._experiment(e).queue)),
+            ("GET", r"/v1/experiments/(\d+)/queued_suggestions", lambda e: _page(self._experiment(e).queue, query)),
             ("POST", r"/v1/experiments/(\d+)/queued_suggestions", lambda e: self._queue(self._experiment(e), body)),
             ("GET", r"/v1/experiments/(\d+)/observations", lambda e: _page(
-                list(self._experiment(e).observations.values()))),
+                list(self._experiment(e).observations.values()), query)),
             ("POST", r"/v1/experiments/(\d+)/observations",
              lambda e: self._experiment(e).observe(self._id(), body)),
-            ("POST", r"/v1/experiments/(\d+)/observations/batch", lambda e: _page(
-                [self._experiment(e).observe(self._id(), b) for b in body["observations"]])),
+            ("POST", r"/v1/experiments/(\d+)/observations/batch", lambda e: self._observe_all(self._experiment(e), body)),
             ("PUT", r"/v1/experiments/(\d+)/observations/(\d+)", lambda e, o: self._change(self._experiment(e), o, body)),
         ]  # fmt: skip
         for verb, pattern, answer in routes:
@@ -273,24 +243,28 @@ class SigOptServer:
         return self.experiments[id_]
 
     def _make_project(self, body):
+        rules.project(body)
         if body["id"] in self.projects:
             raise Refused(409, f"The project {body['id']} already exists")
         self.projects.add(body["id"])
         return {"object": "project", **body}
 
     def _make_experiment(self, body):
-        if unknown := sorted(set(body) - KEYS):
-            raise Refused(400, f"Unknown json keys {unknown}")
-        if body["project"] not in self.projects:
-            raise Refused(404, f"No project {body['project']}")
+        body = {"metadata": None, "project": None, "conditionals": [], **body}
+        body["metrics"] = [{"strategy": "optimize", "threshold": None, **m} for m in body["metrics"]]
+        rules.experiment(body)
+        rules.demand(body["project"] in {None, *self.projects}, "Could not assign to a project that does not exist.")
         made = Experiment(self._id(), body)
         self.experiments[made.id] = made
         return made.public()
 
-    def _of_project(self, project):
-        return _page([e.public() for e in self.experiments.values() if e.body["project"] == project])
+    def _observe_all(self, experiment, body):
+        rules.keys("batch", body)
+        made = [experiment.observe(self._id(), b) for b in body["observations"]]
+        return {"object": "pagination", "count": len(made), "data": made, "paging": {"before": None, "after": None}}
 
     def _update(self, experiment, body):
+        rules.update(experiment.body, body)
         experiment.body.update(body)
         return experiment.public()
 
@@ -299,10 +273,12 @@ class SigOptServer:
         return {}
 
     def _suggest(self, experiment, body):
+        rules.keys("suggestion", body)
         if experiment.deleted:
             raise Refused(400, "Cannot create suggestions for deleted experiment")
         made = {"object": "suggestion", "id": self._id(), "assignments": experiment.propose(), "state": "open",
-                "experiment": experiment.id, "metadata": body.get("metadata")}  # fmt: skip
+                "experiment": experiment.id, "metadata": body.get("metadata"), "created": int(time.time()),
+                "deleted": False}  # fmt: skip
         experiment.suggestions[made["id"]] = made
         return made
 
@@ -311,15 +287,23 @@ class SigOptServer:
         return {}
 
     def _queue(self, experiment, body):
+        rules.keys("queued", body)
         experiment.check(body["assignments"])
-        made = {"object": "queued_suggestion", "id": self._id(), "assignments": body["assignments"]}
+        made = {"object": "queued_suggestion", "id": self._id(), "assignments": body["assignments"],
+                "experiment": experiment.id, "created": int(time.time())}  # fmt: skip
         experiment.queue.append(made)
         return made
 
     def _change(self, experiment, observation, body):
-        experiment.observations[observation].update(experiment._values(body))
-        return experiment.observations[observation]
+        before = experiment.observations[observation]
+        rules.changed(experiment.body, body, before)
+        before.update(experiment._values(body))
+        return before
 
 
-def _page(items):
-    return {"object": "pagination", "count": len(items), "data": items, "paging": {"before": None, "after": None}}
+def _page(items, query):
+    """The newest first; the next page has what was made before the last of this one."""
+    left = [i for i in reversed(items) if int(i["id"]) < int(query.get("before") or 10**9)]
+    more = left[PAGE - 1]["id"] if len(left) > PAGE else None
+    paging = {"object": "paging", "before": more, "after": None}
+    return {"object": "pagination", "count": len(items), "data": left[:PAGE], "paging": paging}

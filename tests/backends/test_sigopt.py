@@ -135,6 +135,10 @@ def test_a_pruner_stops_trials(tmp_path):
         ({"metrics": [{"name": "m", "strategy": "optimize"}]}, 'strategy "constraint" or "store"'),
         ({"metrics": [{"name": "m", "strategy": "constraint"}]}, "needs a threshold"),
         ({"metrics": [{"name": "objective", "strategy": "store"}]}, '"objective" twice'),
+        ({"metrics": [{"name": "m", "strategy": "store", "threshold": 1}]}, "has no threshold"),
+        ({"metrics": [{"name": "m", "strategy": "store", "objective": "min"}]}, 'must be "minimize" or "maximize"'),
+        ({"metrics": [{"name": "m", "strategy": "store", "unit": "s"}]}, "got 'unit' too"),
+        ({"metrics": [{"name": n, "strategy": "constraint", "threshold": 1} for n in "abcde"]}, "takes 4 metrics"),
     ],
 )
 def test_options_that_cannot_be_are_refused_before_any_trial(tmp_path, options, message):

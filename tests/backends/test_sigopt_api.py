@@ -18,6 +18,7 @@ import tunesmith
 from tunesmith.backends import sigopt_api
 from tunesmith.backends.sigopt import SigOptBackend
 from tunesmith.errors import ServiceError, SettingError
+from tunesmith.record import Record
 from tunesmith.study import load_study
 from tunesmith.testing.backends import BackendContract, TwoObjectives
 from tunesmith.trial import TrialState
@@ -122,6 +123,45 @@ def test_several_objectives_two_are_optimised_and_the_rest_stored(server, tmp_pa
     assert [tuple(v["value"] for v in o["values"]) for o in sent] == [t.values for t in study.trials]
 
 
+def test_with_two_objectives_a_larger_budget_is_ours_alone_for_sigopt_lets_nobody_change_it(server, tmp_path):
+    settings = {"direction": ["minimize", "minimize"]}
+    go(tmp_path, 2, lambda trial: (trial.params["x"], 1.0), **settings)
+    study = go(tmp_path, 4, lambda trial: (trial.params["x"], 1.0), resume=True, **settings)
+    experiment, sent = only(server)
+    assert len(sent) == len(study.completed()) == 4
+    assert experiment.body["observation_budget"] == 2
+
+
+def test_a_stored_metric_that_a_trial_lacks_fails_it_for_sigopt_for_a_server_takes_all_or_none(server, tmp_path):
+    with pytest.warns(UserWarning, match='trial 0 has no "size"'):
+        study = go(tmp_path, 2, metrics=[{"name": "size", "strategy": "store"}])
+    _, sent = only(server)
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 2
+    assert [(o["failed"], o["values"]) for o in sent] == [(True, [])] * 2
+
+
+def test_long_choices_and_steps_are_sent_as_a_server_takes_them(server, tmp_path):
+    d = optuna.distributions
+    space = {
+        "path": d.CategoricalDistribution(tuple(f"{'a' * 60}/{k}" for k in range(3))),
+        "share": d.FloatDistribution(0.0, 1.0, step=0.1),
+    }
+    study = go(
+        tmp_path, 3, lambda trial: trial.params["share"], space=space, enqueue=[{"path": "a" * 60 + "/2", "share": 0.3}]
+    )
+    _, sent = only(server)
+    assert study.trials[0].params == {"path": "a" * 60 + "/2", "share": 0.3}
+    assert sent[0]["assignments"]["path"] == "2:" + "a" * 40
+    assert sent[0]["suggestion"] is not None
+    assert [o["values"][0]["value"] for o in sent] == [t.value for t in study.trials]
+
+
+def test_a_name_that_a_server_would_refuse_is_refused_at_once(server, tmp_path):
+    with pytest.raises(SettingError, match="lower-case letters"):
+        go(tmp_path, 1, project="My project")
+    assert server.requests == []
+
+
 def test_metrics_with_a_threshold_and_stored_ones_are_sent(server, tmp_path):
     def measured(trial):
         trial.report(1.0, 1, metrics={"latency": 3.0, "size": 4.0})
@@ -202,6 +242,36 @@ def test_a_request_that_fails_is_tried_again_and_nothing_is_done_twice(server, t
     assert len(server.experiments) == 1
     assert len(experiment.suggestions) == 3
     assert [o["values"][0]["value"] for o in sent] == [t.value for t in study.trials]
+
+
+@pytest.mark.parametrize("status", [None, 500])
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("path", ["queued_suggestions", "observations/batch"])
+def test_initial_points_and_whole_batches_are_not_done_twice_either(server, tmp_path, path, status, moment):
+    def growing(trial):
+        return trial.suggest_float("x", 0, 1) + (trial.suggest_float("y", 0, 1) if trial.number > 1 else 0.0)
+
+    server.fail_next = [("POST", "/" + path, status, moment)]
+    queues = path == "queued_suggestions"
+    objective, more = (bowl, {"enqueue": [{"x": 0.25, "n": 8}]}) if queues else (growing, {"space": None})
+    study = go(tmp_path, 4, objective, **more)
+    assert server.fail_next == []
+    experiment, sent = only(server)
+    assert experiment.queue == []
+    assert [o["values"][0]["value"] for o in sent] == [t.value for t in study.trials]
+    assert len({json.dumps(dict(t.params)) for t in study.trials}) == 4
+
+
+def test_a_point_that_a_killed_process_has_queued_is_not_queued_again(server, tmp_path):
+    go(tmp_path, 1)
+    experiment, _ = only(server)
+    server._queue(experiment, {"assignments": {"x": 0.25, "n": 8.0}})
+    with Record.open(tmp_path) as record:
+        record.add_waiting({"x": 0.25, "n": 8})
+    study = go(tmp_path, 3, resume=True)
+    assert study.trials[1].params == {"x": 0.25, "n": 8}
+    assert study.trials[2].params != study.trials[1].params
+    assert server.count("POST", "queued_suggestions") == 0
 
 
 def test_results_that_could_not_be_sent_are_sent_later(server, tmp_path, monkeypatch):

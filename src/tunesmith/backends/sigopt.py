@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
 
 OPTIMIZED = 2  # SigOpt optimises two metrics at most
+CONSTRAINED = 4  # and takes four with a threshold
 
 
 class SigOptBackend:
@@ -137,7 +138,7 @@ class SigOptBackend:
             name = metric["name"]
             if name in reported:
                 found[name] = float(reported[name])
-            elif metric["strategy"] == "constraint":
+            elif metric["strategy"] == "constraint" or self._server is not None:  # a server takes all or none
                 self._warn_of(name, trial)
                 return None
         return found if all(map(math.isfinite, found.values())) else None
@@ -146,7 +147,7 @@ class SigOptBackend:
         if name not in self._missing:
             self._missing.add(name)
             warnings.warn(
-                f'a metric with a threshold must be reported by each trial, and trial {trial.number} has no "{name}": '
+                f'each of `metrics` must be reported by each trial, and trial {trial.number} has no "{name}": '
                 "SigOpt is told that it failed; return it from compute_metrics, or report(..., metrics={...})",
                 stacklevel=3,
             )
@@ -170,7 +171,15 @@ def _metrics(directions: Sequence[str], more: Sequence[Mapping[str, Any]]) -> li
             )
         if metric["strategy"] == "constraint" and not isinstance(metric.get("threshold"), int | float):
             raise SettingError(f"a metric of strategy constraint needs a threshold, a number, got {dict(metric)}")
+        if metric["strategy"] == "store" and metric.get("threshold") is not None:
+            raise SettingError(f"a metric of strategy store has no threshold, got {dict(metric)}; make it a constraint")
+        if metric.get("objective", "minimize") not in ("minimize", "maximize"):
+            raise SettingError(f'the objective of a metric must be "minimize" or "maximize", got {dict(metric)}')
+        if unknown := sorted(set(metric) - {"name", "objective", "strategy", "threshold"}):
+            raise SettingError(f"a metric has a name, objective, strategy and threshold, got {unknown[0]!r} too")
         if metric["name"] in [m["name"] for m in found]:
             raise SettingError(f'names of metrics must differ, got "{metric["name"]}" twice')
         found.append({"objective": "minimize", **metric})
+    if sum(m["strategy"] == "constraint" for m in found) > CONSTRAINED:
+        raise SettingError(f"SigOpt takes {CONSTRAINED} metrics of strategy constraint at most, got more")
     return found

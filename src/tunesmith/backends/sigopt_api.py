@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import time
 import warnings
@@ -23,6 +24,7 @@ PATIENCE_TELL = 5.0  # a result that cannot be sent by then is sent with the nex
 TIMEOUT = 60.0  # of one request
 _KEY = "tunesmith"  # in the metadata of experiments, suggestions and observations: which of ours it is
 _OBSERVATIONS = 500  # sent at once when a study goes to another experiment
+_NAME = 100  # letters of an experiment's name
 _SERVER_ERROR = 500
 _CONFLICT = 409
 Values = Mapping[str, float] | None
@@ -57,7 +59,12 @@ class Server:
         self._setting = setting
         self._metrics = [dict(m) for m in metrics]
         self._project = project or os.environ.get("SIGOPT_PROJECT") or "tunesmith"
-        self._name = name or setting.study_name or "tunesmith"
+        if not re.fullmatch(r"[a-z0-9_.-]{1,32}", self._project):
+            raise SettingError(
+                "a SigOpt project has up to 32 lower-case letters, digits, dots, - and _, got "
+                f"project={self._project!r} (or SIGOPT_PROJECT); give it another name"
+            )
+        self._name = (name or setting.study_name or "tunesmith")[:_NAME]
         self._errors = (sigopt.exception.ConnectionException, sigopt.exception.ApiException)
         try:
             self._connection = sigopt.Connection()
@@ -103,7 +110,9 @@ class Server:
         )
         found = coded.params(_plain(suggestion.assignments))
         account |= {"sigopt": "an initial point" if fixed else "SigOpt's server", "sigopt_suggestion": suggestion.id}
-        if any(found.get(n) != v for n, v in fixed.items() if n in coded.names):  # its result will come without it
+        given = {n: v for n, v in fixed.items() if n in coded.names}
+        if any(n not in found or coded.told(n, found[n]) != coded.told(n, v) for n, v in given.items()):
+            # its result will come without it
             self._retry(lambda: self._resource().suggestions(suggestion.id).delete(), PATIENCE)
             account["sigopt_suggestion"] = None
         return found, account
@@ -175,7 +184,8 @@ class Server:
                 known = coded
             return known
         if "experiment" in mine and set(coded.names) <= set(known.names) and _holds(known, coded):
-            if mine.get("budget") != self._setting.n_trials and self._setting.n_trials is not None:
+            fixed = sum(m["strategy"] == "optimize" for m in self._metrics) > 1  # SigOpt lets it change for one only
+            if mine.get("budget") != self._setting.n_trials and self._setting.n_trials is not None and not fixed:
                 self._retry(lambda: self._resource().update(observation_budget=self._setting.n_trials), PATIENCE)
                 self._remember(budget=self._setting.n_trials)
             return known
@@ -242,13 +252,12 @@ class Server:
         if assignments is None:
             return
         queued = self._resource().queued_suggestions()
-        self._retry(
-            lambda: queued.create(assignments=assignments),
-            PATIENCE,
-            arrived=lambda: next(
-                (q for q in queued.fetch().iterate_pages() if _plain(q.assignments) == assignments), None
-            ),
-        )
+
+        def arrived() -> Any:
+            return next((q for q in queued.fetch().iterate_pages() if _plain(q.assignments) == assignments), None)
+
+        if self._retry(arrived, PATIENCE) is None:  # else a process that was killed has queued it
+            self._retry(lambda: queued.create(assignments=assignments), PATIENCE, arrived=arrived)
 
     def _open_suggestions(self) -> dict[str, Any]:
         pages = self._suggestions().fetch(state="open").iterate_pages()
@@ -302,7 +311,7 @@ class Server:
         """An observation: of its suggestion where the trial used those values, else of the values it used."""
         coded = _loaded(self._mine())
         metadata = {_KEY: self._mark(trial.number), "state": trial.state.value, "reason": (trial.reason or "")[:200]}
-        given = [] if values is None else [{"name": k, "value": v} for k, v in values.items()]
+        given = None if values is None else [{"name": k, "value": v} for k, v in values.items()]
         what: dict[str, Any] = {"values": given, "failed": values is None, "metadata": metadata}
         same_experiment = trial.why.get("sigopt_experiment") == self._mine()["experiment"]
         suggestion = trial.why.get("sigopt_suggestion") if same_experiment else None

@@ -13,7 +13,8 @@ from tunesmith.backends.known import nearest
 from tunesmith.trial import Params, Space, contains, fitted
 
 GRID = 100  # values of a stepped range or of numeric choices that are listed; longer ranges are rounded
-LABEL = 90  # letters; SigOpt allows 100
+LABEL = 50  # letters of a choice, the most that a SigOpt server takes
+_CUT = 40  # letters that are kept of a longer one
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,13 @@ class Coded:
                 for p, values in self.conditions.get(name, {}).items()
             )
             if wanted:
-                value = fitted(d, params[name]) if name in params else _last(d)
-                found[name] = _label(d, value) if name in parents else _encoded(d, value)
+                found[name] = self.told(name, params.get(name, _last(d)))
         return found
+
+    def told(self, name: str, value: Any) -> Any:
+        """What SigOpt is told of a value."""
+        d = self.space[name]
+        return _label(d, fitted(d, value)) if name in self.parents else _encoded(d, fitted(d, value))
 
 
 def _listed(d: BaseDistribution) -> bool:
@@ -132,7 +137,7 @@ def _label(d: BaseDistribution, value: Any) -> str:
     labels = [v if isinstance(v, str) else repr(v) for v in _values(d)]
     index = next(i for i, v in enumerate(_values(d)) if v is value or (type(v) is type(value) and v == value))
     label = labels[index]
-    return label if labels.count(label) == 1 and 0 < len(label) <= LABEL else f"{index}:{label[:LABEL]}"
+    return label if labels.count(label) == 1 and 0 < len(label) <= LABEL else f"{index}:{label[:_CUT]}"
 
 
 def _form(d: BaseDistribution) -> dict[str, Any]:  # noqa: PLR0911  a table of forms
@@ -162,6 +167,8 @@ def _number(value: Any) -> Any:
 def _encoded(d: BaseDistribution, value: Any) -> Any:
     if isinstance(d, CategoricalDistribution):
         return _number(value) if _numeric(d) else _label(d, value)
+    if isinstance(d, FloatDistribution) and d.step is not None and len(_values(d)) <= GRID:
+        return min(_values(d), key=lambda v: abs(v - value))  # SigOpt takes the very numbers of its grid only
     return float(value) if isinstance(d, FloatDistribution) or (isinstance(d, IntDistribution) and d.log) else value
 
 

@@ -44,15 +44,11 @@ class Pulse:
     def wait(self, ready: Callable[[float], bool], limit: float) -> bool:
         """Whether it is `ready(seconds)` within the limit; gives up at once when W&B cannot be reached."""
         until = time.monotonic() + limit
-        self._wanted.set()
-        try:
-            while not ready(0.05):
-                if self.down or time.monotonic() > until:
-                    return False
-            return True
-        finally:
-            if not self.down:
-                self._wanted.clear()
+        while not ready(0.05):
+            self._wanted.set()
+            if self.down or time.monotonic() > until:
+                return False
+        return True
 
     def _watch(self) -> None:
         missed = 0
@@ -60,7 +56,7 @@ class Pulse:
             self._wanted.wait()
             missed = 0 if self._answers() else missed + 1
             self.down = missed >= _MISSED
-            if not self.down:
+            if missed == 0:  # after a missed beat another look is due
                 self._wanted.clear()
             time.sleep(_BEAT)
 
