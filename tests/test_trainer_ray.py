@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 
 import pytest
-import ray
 import tiny
 import torch
 from ray import tune
@@ -18,19 +17,10 @@ from tunesmith.trial import TrialState
 
 SPACE = {"learning_rate": tune.loguniform(1e-4, 1e-1)}
 
-pytestmark = pytest.mark.filterwarnings("ignore:no worker has started")  # on a loaded machine
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_ray():
-    """One Ray for all tests of this file."""
-    settings = {"include_dashboard": False, "object_store_memory": 80 * 2**20, "log_to_driver": False}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # they leave files open
-        ray.init(address="local", num_cpus=2, logging_level="ERROR", **settings)
-        yield
-        ray.shutdown()
+pytestmark = [
+    pytest.mark.usefixtures("small_ray"),
+    pytest.mark.filterwarnings("ignore:no worker has started"),  # on a loaded machine
+]
 
 
 class Rates(TrainerCallback):

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 from ray import tune
 from ray.tune.schedulers import (
     ASHAScheduler,
@@ -25,20 +24,11 @@ from tunesmith import load_study, search
 from tunesmith.errors import SettingError
 from tunesmith.trial import TrialState
 
+pytestmark = pytest.mark.usefixtures("small_ray")
+
 LIMIT = 120.0  # seconds
 PBT = PopulationBasedTraining(hyperparam_mutations={"x": [0, 1]})
 SPACE = {"x": tune.uniform(0, 1), "n": tune.randint(1, 9), "kind": tune.choice(["a", "b"])}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_ray():
-    """One Ray for all tests of this file."""
-    settings = {"include_dashboard": False, "object_store_memory": 80 * 2**20, "log_to_driver": False}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # they leave files open
-        yield ray.init(address="local", num_cpus=2, logging_level="ERROR", **settings).address_info["address"]
-        ray.shutdown()
 
 
 def train(trial):
@@ -121,6 +111,25 @@ def test_a_search_algorithm_of_tunes_proposes_for_two_objectives(tmp_path):
     assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 3
     assert all(t.values == pytest.approx((t.params["x"], -t.params["x"] * t.params["n"])) for t in study.trials)
     assert study.best_trials
+
+
+def train_by_choice(trial):
+    given = trial.config["opt"]
+    assert (given["name"] == "adam") == ("beta" in given)
+    assert given["lr"] == trial.params[f"opt.{given['name']}.lr"]
+    assert trial["wd"] == given["lr"] * 2
+    return given["lr"]
+
+
+@pytest.mark.parametrize("options", [{"search_alg": OptunaSearch(seed=1)}, {"scheduler": ASHAScheduler()}])
+def test_choices_among_dicts_are_resolved_where_tune_drives(tmp_path, options):
+    choices = [{"name": "adam", "lr": tune.uniform(0, 1), "beta": tune.uniform(0, 1)}]
+    choices += [{"name": "sgd", "lr": tune.uniform(5, 6)}]
+    space = {"opt": tune.choice(choices), "wd": tune.sample_from(lambda spec: spec.config.opt.lr * 2)}
+    study = run(tmp_path, train_by_choice, 5, space=space, **options)
+    assert len(study.completed()) == 5
+    assert {t.params["opt.name"] for t in study.trials} == {"adam", "sgd"}
+    assert all(("opt.beta" in t.params) == (t.values[0] < 5) for t in study.trials)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import psutil
 
 from tunesmith.aliases import by_known_names
 from tunesmith.backends import Setting, backend_class, check_options, leaves_loop, preferred_runner
+from tunesmith.conditional import Conditional
 from tunesmith.constraints import Constraints, Function
 from tunesmith.errors import SettingError, StudyLockedError
 from tunesmith.loop import Budget, Loop
@@ -27,7 +28,8 @@ from tunesmith.report.progress import Progress
 from tunesmith.runners import Outcome, Runner, Task
 from tunesmith.runners.ranks import Ranks
 from tunesmith.runners.workers import WorkersRunner
-from tunesmith.space import parse_space
+from tunesmith.settings_text import nested
+from tunesmith.space import as_function, parse_space
 from tunesmith.study import Memory, Resume, Study, open_study
 from tunesmith.trial import LiveTrial, Space
 
@@ -250,7 +252,8 @@ def search(
 
     The objective asks for parameters (`trial.suggest_float` ...), may `trial.report(value, step)` and stop when
     `trial.should_prune()`, and returns one number, or one per direction. With `space` (a dict of Optuna distributions,
-    Ray Tune domains, a W&B sweep config or a SigOpt list) the parameters are in `trial.params` from the start.
+    Ray Tune domains, a W&B sweep config or a SigOpt list) the parameters are in `trial.params` from the start, and in
+    `trial.config` as nested dicts; Ray Tune's may have choices among dicts with domains of their own.
 
     `n_trials` is the total of the study over all starts; `timeout` is in seconds; `stop_when="converged"` ends the search
     earlier, when no more is left to gain than what could be noise. `study` names the study,
@@ -270,11 +273,14 @@ def search(
 
     Raises SettingError or SpaceError for bad input before any work starts, SearchFailedError when the trials fail.
     """
-    static = None if space is None else parse_space(space)
+    tree = Conditional.of(space)
+    static = None if space is None or tree is not None else parse_space(space)
+    every = static if tree is None else tree.every
+    define = tree if static is None else as_function(static)
 
     def task(trial: LiveTrial) -> Outcome | float | Sequence[float]:
-        for name, distribution in (static or {}).items():
-            trial.suggest(name, distribution)
+        if define is not None:
+            trial.config = nested(define(trial))
         return objective(trial)
 
     name = f"{getattr(objective, '__module__', '')}.{getattr(objective, '__qualname__', type(objective).__name__)}"
@@ -285,11 +291,12 @@ def search(
         directory=Path(directory),
         name=study,
         resume=resume,
-        identity={"objective": name, "space": describe(static)},
+        identity={"objective": name, "space": describe(static) if tree is None else tree.described()},
         seed=seed,
         space=static,
-        written=space,
-        enqueue=enqueue,
+        define=tree,
+        written=None if tree is not None else space,
+        enqueue=enqueue if tree is None else [tree.point(p) for p in enqueue],
         budget=Budget(n_trials, timeout, max_failures, max_retries, stop_when),
         callbacks=[*([] if constraints is None else [Constraints(constraints)]), *callbacks],
         progress=progress,
@@ -297,8 +304,8 @@ def search(
         compare_at=compare_at,
         join=join,
     )
-    if enqueue and static is not None:
-        _check_enqueued(enqueue, static)
+    if enqueue and every is not None:
+        _check_enqueued(plan.enqueue, every)
     ranks = Ranks.here()
     if ranks is not None:
         check_launched(
@@ -319,7 +326,7 @@ def search(
         workers, threads_per_trial, gpus_per_trial, trial_timeout, where, resources_per_trial, ranks_per_trial
     )
     if leaves_loop(backend, options):
-        return conduct(plan, tune_place(plan, places, task, space=static))
+        return conduct(plan, tune_place(plan, places, task, space=every))
     return conduct(plan, places.make(task))
 
 

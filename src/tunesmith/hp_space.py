@@ -8,9 +8,11 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution
 
+from tunesmith.conditional import Conditional
 from tunesmith.dimensions import dimension
 from tunesmith.engine import draw
 from tunesmith.errors import TunesmithError, UserFunctionError
+from tunesmith.settings_text import nested
 from tunesmith.space import as_function, is_domain, parse_space
 from tunesmith.trial import CONTINUE, Assignment, Decision, LiveTrial, Report, Space, Trial
 
@@ -21,15 +23,29 @@ PROBES = 8  # so many draws see each branch of a space with a few branches
 class SpaceFunction:
     """Hyperparameters of a trial: `function(trial)` suggests and returns them.
 
-    `static` is the space where it is fixed, `written` what the user gave for it.
+    `static` is the space where it is fixed, `conditional` where it is one of choices among dicts; `written` what the user
+    gave for it. `fields` are the arguments: what stands in a dict that is none of them counts by its own name.
     """
 
     function: Callable[[Any], Any]
     static: Space | None = None
+    conditional: Conditional | None = None
     written: Any = None
+    fields: frozenset[str] = frozenset()
 
     def __call__(self, trial: LiveTrial) -> dict[str, Any]:
         """Suggest the trial's hyperparameters. What the user's function raises becomes UserFunctionError."""
+        values = self._values(trial)
+        trial.config = nested(values)
+        found: dict[str, Any] = {}
+        for name, value in values.items():
+            own = _own_name(name, self.fields)
+            if own in found or (own != name and own in values):
+                raise UserFunctionError(f"hp_space must give one value for each hyperparameter, got two for {own!r}")
+            found[own] = value
+        return found
+
+    def _values(self, trial: LiveTrial) -> dict[str, Any]:
         try:
             values = self.function(trial)
         except TunesmithError:
@@ -39,7 +55,7 @@ class SpaceFunction:
         if values is None:
             return trial.params
         if _is_space(values):  # a function that returns Ray Tune domains, a W&B config or a SigOpt list
-            return dict(as_function(parse_space(values))(trial))
+            return (Conditional.of(values) or as_function(parse_space(values)))(trial)
         if not isinstance(values, Mapping):
             raise UserFunctionError(
                 f"hp_space must return a dict of hyperparameters, got {type(values).__name__}: {values!r}"
@@ -47,8 +63,8 @@ class SpaceFunction:
         return dict(values)
 
 
-def as_space_function(hp_space: Any) -> SpaceFunction:
-    """Any form of `hp_space` as a function of the trial. Raises SpaceError for what is none.
+def as_space_function(hp_space: Any, fields: frozenset[str] = frozenset()) -> SpaceFunction:
+    """Any form of `hp_space` as a function of the trial; `fields` are the arguments. Raises SpaceError for what is none.
 
     A function that suggests nothing and returns a space in a service's own form is that space.
     """
@@ -57,12 +73,15 @@ def as_space_function(hp_space: Any) -> SpaceFunction:
         try:
             values = hp_space(trial)
         except Exception:  # noqa: BLE001  it will be raised again, with its name
-            return SpaceFunction(hp_space)
+            return SpaceFunction(hp_space, fields=fields)
         if trial.params or not _is_space(values):
-            return SpaceFunction(hp_space)
+            return SpaceFunction(hp_space, fields=fields)
         hp_space = values
+    conditional = Conditional.of(hp_space)
+    if conditional is not None:
+        return SpaceFunction(conditional, conditional=conditional, fields=fields)
     static = parse_space(hp_space)
-    return SpaceFunction(as_function(static), static, hp_space)
+    return SpaceFunction(as_function(static), static, written=hp_space, fields=fields)
 
 
 def default_space(trial: Any) -> dict[str, Any]:
@@ -85,7 +104,8 @@ class Probe:
     @classmethod
     def of(cls, function: SpaceFunction) -> Probe:
         """Draw from the space with fixed seeds. Raises what a bug in it raises, before any trial."""
-        distributions: dict[str, list[BaseDistribution]] = {}
+        known_before = {} if function.conditional is None else function.conditional.every
+        distributions: dict[str, list[BaseDistribution]] = {n: [d] for n, d in known_before.items()}
         values = []
         for k in range(PROBES):
             trial = LiveTrial(Assignment(k), _Draws(k))
@@ -102,10 +122,13 @@ class Probe:
         return list(dict.fromkeys(name for values in self.values for name in values))
 
 
-def replay(trial: Trial) -> LiveTrial:
-    """A trial that gives the values of an earlier one again; nothing it does is recorded."""
-    again = Assignment(trial.number, params=trial.params, distributions=trial.distributions)
-    return LiveTrial(again, _Draws(trial.number))
+def replay(trial: Trial, function: SpaceFunction) -> LiveTrial:
+    """A trial that gives the values of an earlier one of the space again; nothing it does is recorded."""
+    again = LiveTrial(
+        Assignment(trial.number, params=trial.params, distributions=trial.distributions), _Draws(trial.number)
+    )
+    function(again)
+    return again
 
 
 class _Draws:
@@ -140,4 +163,17 @@ def _is_space(values: Any) -> bool:
         return False
     if "parameters" in values and isinstance(values["parameters"], Mapping):
         return True
-    return any(is_domain(v) for v in values.values())
+    return _has_domain(values)
+
+
+def _has_domain(values: Mapping[str, Any]) -> bool:
+    found = any(is_domain(v) or (isinstance(v, Mapping) and _has_domain(v)) for v in values.values())
+    return found or set(values) == {"grid_search"}
+
+
+def _own_name(name: str, fields: frozenset[str]) -> str:
+    """A dotted name without the dicts around it, down to an argument; as it is where there is none."""
+    rest = name
+    while "." in rest and rest.partition(".")[0] not in fields:
+        rest = rest.partition(".")[2]
+    return rest if rest.partition(".")[0] in fields else name

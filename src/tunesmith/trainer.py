@@ -122,7 +122,7 @@ class TrainerTask:
         """Make the Trainer what it was before the search, with the best trial's model from its checkpoint or weights."""
         self.recipe.restore_weights()
         # a model_init that suggests gets the best trial's suggestions again
-        self._live = None if best is None else replay(best)
+        self._live = None if best is None else replay(best, self.space)
         self.trainer.__class__ = self._trial_class
         process_state.forget_accelerator(self.trainer)
         try:

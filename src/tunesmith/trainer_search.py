@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -18,6 +18,7 @@ from tunesmith import arguments, checkpoints, process_state
 from tunesmith.aliases import by_known_names
 from tunesmith.backends import leaves_loop, preferred_runner
 from tunesmith.best_run import BestRun, add_to_card
+from tunesmith.conditional import COMPUTED
 from tunesmith.conduct import OwnLoop, Plan, as_directions, check_launched, conduct, tune_place
 from tunesmith.constraints import Constraints, Function
 from tunesmith.errors import SettingError
@@ -203,13 +204,15 @@ def hyperparameter_search(
             stacklevel=4,
         )
     objective = Objective.of(trainer, compute_objective, directions)
-    function = as_space_function(default_space if hp_space is None else hp_space)
+    known = frozenset(f.name for f in fields(trainer.args))
+    function = as_space_function(default_space if hp_space is None else hp_space, known)
+    tree = function.conditional
     probe = Probe.of(function)
     _check_names(probe, trainer, strict=strict)
     sampled = {n: d[0] for n, d in probe.distributions.items()}
     disk = checkpoints.DiskWatch(checkpoints.checked_keep(keep_checkpoints), checkpoints.expected_size(trainer))
-    known = places.name == "inline" and constraints is None  # a trial itself knows whether it is the best so far
-    kept: Kept = KeptInMemory() if known else KeptInFiles(judged=constraints is not None)
+    alone_here = places.name == "inline" and constraints is None  # a trial itself knows whether it is the best so far
+    kept: Kept = KeptInMemory() if alone_here else KeptInFiles(judged=constraints is not None)
     plan = Plan(
         directions=objective.directions,
         backend=name,
@@ -218,14 +221,16 @@ def hyperparameter_search(
         name=study if study is not None else options.get("study_name"),
         resume=resume,
         identity={
-            "space": {n: " | ".join(map(str, d)) for n, d in sorted(probe.distributions.items())},
+            "space": {n: " | ".join(map(str, d)) for n, d in sorted(probe.distributions.items())}
+            if tree is None
+            else tree.described(),
             "arguments": arguments.identity(trainer.args),
             "objective": objective.name,
             "model_init": arguments.suggestions(trainer.model_init),
         },
         seed=seed,
         space=function.static,
-        enqueue=[*_current(trainer, sampled, options), *enqueue],
+        enqueue=[*_current(trainer, sampled, options), *(enqueue if tree is None else map(tree.point, enqueue))],
         budget=Budget(n_trials, timeout, max_failures, max_retries, stop_when),
         callbacks=[
             *([] if constraints is None else [Constraints(constraints)]),
@@ -313,9 +318,15 @@ def _result(study: Study) -> Bests:
         summary = study.analysis
         summary.study = study
     runs = [
-        BestRun(str(t.number), _objective_of(t.values or t.reports[-1].values), dict(t.params), summary) for t in found
+        BestRun(str(t.number), _objective_of(t.values or t.reports[-1].values), _hyperparameters(t), summary)
+        for t in found
     ] or [BestRun("none", float("nan"), {}, summary)]
     return runs if len(study.directions) > 1 else runs[0]
+
+
+def _hyperparameters(trial: Trial) -> dict[str, Any]:
+    """What a trial was given, values that a space computes included."""
+    return {**trial.params, **trial.attrs.get(COMPUTED, {})}
 
 
 def _places(trainer: transformers.Trainer, places: Places, options: Mapping[str, Any]) -> Places:

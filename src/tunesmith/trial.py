@@ -178,6 +178,8 @@ class LiveTrial(BaseTrial):
     `attempt` counts from 1. `directory` is a place for the trial's files, in the study's directory; it need not exist.
     `inherited`: that checkpoint is another trial's, whose weights go on under this one's parameters (population based
     training). `save_each_report`: every report must come with a checkpoint. `logs`: what is logged is kept somewhere.
+    `config` is what a space gave the trial, as nested dicts in Ray Tune's form; `trial["opt"]["name"]` reads it. It is empty
+    where a function asks for parameters itself.
     """
 
     def __init__(self, assignment: Assignment, link: Link) -> None:
@@ -197,6 +199,7 @@ class LiveTrial(BaseTrial):
         self.save_each_report = assignment.save_each_report
         self.logs = assignment.logs
         self.environment = assignment.environment
+        self.config: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         return f"LiveTrial(number={self._number}, params={self._params!r})"
@@ -232,6 +235,19 @@ class LiveTrial(BaseTrial):
     def datetime_start(self) -> dt.datetime | None:
         """When this attempt began (naive, local time, as in Optuna)."""
         return self._started
+
+    # -- as the dict that Ray Tune gives ---------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> Any:
+        """A value of `config`."""
+        return self.config[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.config
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A value of `config`, or the default."""
+        return self.config.get(name, default)
 
     # -- suggestions ---------------------------------------------------------------------------------------------
 

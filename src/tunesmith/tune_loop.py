@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import random
 import signal
 import threading
 import time
@@ -19,6 +18,7 @@ import ray
 import ray.tune
 from ray.tune.search import BasicVariantGenerator
 
+from tunesmith.conditional import seeded
 from tunesmith.errors import SearchFailedError, SettingError, UserFunctionError
 from tunesmith.loop import Budget, Observed, recover
 from tunesmith.runners import Task
@@ -151,7 +151,7 @@ class TuneLoop(Observed):
         self.notify("on_search_start", self.budget.n_trials)
         try:
             with (
-                _seeded(self.study.info.seed),
+                seeded(self.study.info.seed),
                 _quiet(not self._options.get("verbose")),
                 self._signals_given_back(),
             ):
@@ -271,19 +271,6 @@ class TuneLoop(Observed):
             raise KeyboardInterrupt
         self._signal = self._signal or number
         self.stop_reason = self.stop_reason or f"interrupted: {signal.Signals(number).name}"
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """What draws from the global random numbers draws by the search's seed, whatever a Trainer has seeded before."""
-    before = random.getstate(), np.random.get_state()  # noqa: NPY002  Tune's schedulers and algorithms use both
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002
 
 
 @contextmanager
