@@ -108,10 +108,12 @@ def main() -> None:
     """Serve until the driver is gone."""
     control = socket.socket(fileno=int(sys.argv[1]))
     driver = os.getppid()
+    gc.disable()  # modules load little garbage, and looking for it takes an eighth of the time
     for module in json.loads(sys.argv[2]):
         _preload(module)
     gc.collect()
     gc.freeze()  # what all workers share is not for their collectors to look through
+    gc.enable()
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_read, False)
     os.set_blocking(wake_write, False)
