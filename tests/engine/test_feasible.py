@@ -51,11 +51,10 @@ def test_failures_are_few_although_the_best_lies_at_the_boundary() -> None:
     assert min(o.losses[0] for o in seen if math.isfinite(o.losses[0])) < -6.3  # a width of 545
 
 
-def test_a_constraint_is_kept_although_what_breaks_it_is_better() -> None:
-    seen = run(24, lambda p: Observation(p, (loss(p),), (math.log(p["batch"] * p["width"] / MEMORY),)))
-    allowed = [o for o in seen if o.constraints[0] <= 0]
-    assert sum(o.constraints[0] <= 0 for o in seen[12:]) >= 6
-    assert min(o.losses[0] for o in allowed) < -6.8
+def test_the_best_that_keeps_a_constraint_is_found_although_what_breaks_it_is_better() -> None:
+    most = MEMORY / 8  # the best of what keeps it, a batch of 4 and a width of 4,096, is -7.486
+    seen = run(24, lambda p: Observation(p, (loss(p),), (math.log(p["batch"] * p["width"] / most),)))
+    assert min(o.losses[0] for o in seen if o.constraints[0] <= 0) < -7.45
 
 
 def test_where_no_trial_keeps_the_constraints_one_that_does_is_sought() -> None:

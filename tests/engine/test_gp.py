@@ -22,7 +22,7 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_gradient_is_that_of_the_value() -> None:
     points, y = data()
-    cost = negative_log_posterior(points, y, GROUP, prior=Prior(0.5, -5.0))
+    cost = negative_log_posterior(points, y, GROUP, prior=Prior(0.5, -5.0, trend=0.3))
     for theta in (np.array([0.1, 0.5, -3.0]), np.array([-1.0, 2.0, -6.0])):
         error = check_grad(lambda t: cost(t)[0], lambda t: cost(t)[1], theta)
         assert error < 1e-4
@@ -37,6 +37,22 @@ def test_the_fit_sees_which_parameter_matters_and_predicts() -> None:
     assert posterior.predict(points + 5.0)[1].min() > variance.max()
 
 
+def test_a_trend_carries_on_beyond_the_data() -> None:
+    points = 0.3 + 0.4 * np.random.default_rng(0).random((12, 3))
+    y = warp.standard(points @ np.array([1.0, 2.0, -1.0]))
+    corner = np.array([[0.0, 0.0, 1.0]])
+    plain, leaning = (fit(points, y, GROUP, prior=Prior(0.0, -8.0, trend=t)).predict(corner)[0] for t in (0.0, 0.3))
+    assert leaning < y.min() < plain
+
+
+def test_a_process_knows_its_own_variances() -> None:
+    points, y = data()
+    posterior = fit(points, y, GROUP, prior=Prior(trend=0.3))
+    new = np.random.default_rng(3).random((4, 3))
+    assert np.allclose(np.diag(posterior.joint(new)[1]), posterior.predict(new)[1])
+    assert np.allclose(posterior.joint(new)[0], posterior.mean(new))
+
+
 def at(mean: float, sd: float) -> Posterior:
     class Flat(Posterior):
         def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -44,7 +60,7 @@ def at(mean: float, sd: float) -> Posterior:
 
     points, y = data()
     known = condition(points, y, GROUP, np.zeros(3))
-    return Flat(known.inverse_lengths, known.noise, known.points, known.factor, known.alpha, known.lengths)
+    return Flat(**vars(known))
 
 
 @pytest.mark.parametrize("z", [-4.0, -1.5, -0.5, 0.0, 2.0])

@@ -17,8 +17,9 @@ from tunesmith.engine import gp, warp
 from tunesmith.engine.acquire import log_improvement
 from tunesmith.engine.encoding import Array, Index, Mask
 
-PRIORS = (gp.Prior(), gp.Prior(length=0.0, noise=-8.0))  # smooth and noisy; rugged and exact
+PRIORS = (gp.Prior(trend=0.3), gp.Prior(length=0.0, noise=-8.0))  # smooth, noisy, with a trend; rugged and exact
 FIT_ON, MODEL_ON = 100, 250  # at most so many observations for the hyperparameters, and for the model
+_WORTH = 0.05  # of a standard deviation: a smaller gain than that is not worth a trial
 _PENDING_ON = 150  # at most so many pending trials for the model
 _EASY = 70  # a model of at most so many points is searched with full effort
 _GROWTH = 1.1  # hyperparameters are fitted anew when the history has grown by a tenth
@@ -63,7 +64,9 @@ class Ensemble:
 
     def gain(self, points: Array) -> Array:
         """The members' mean log expected improvement at points (m, columns); shape (m,)."""
-        gains = [log_improvement(m, best, points) for m, best in zip(self.members, self.best.tolist(), strict=True)]
+        gains = [
+            log_improvement(m, best - _WORTH, points) for m, best in zip(self.members, self.best.tolist(), strict=True)
+        ]
         return np.asarray(np.mean(gains, axis=0))
 
     @property
@@ -83,7 +86,9 @@ def ensemble(points: Array, y: Array, group: Index, *, allowed: Mask) -> Ensembl
         thetas.append(gp.mode(points[learnt], warp.half_rank(y[learnt]), group, prior=prior))
     rows = np.union1d(thinned(y, MODEL_ON), np.argmin(np.where(allowed, y, np.inf)))
     at, warped = points[rows], warp.half_rank(y[rows])
-    members = tuple(gp.condition(at, warped, group, theta) for theta in thetas)
+    members = tuple(
+        gp.condition(at, warped, group, theta, trend=prior.trend) for theta, prior in zip(thetas, PRIORS, strict=True)
+    )
     means = np.array([m.mean(at) for m in members])
     return Ensemble(at, y[rows], members, means, means[:, allowed[rows]].min(1))
 

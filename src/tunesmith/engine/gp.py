@@ -1,5 +1,8 @@
 """A Gaussian process on the unit cube: Matérn 5/2, one lengthscale per parameter, fitted to its posterior mode.
 
+A linear trend may be added (Rasmussen and Williams 2006, equation 4.1): without one the process falls back to the mean away
+from the data, and the corners of the cube, which hold the best where ranges were chosen too narrow, look like any other place.
+
 Lengthscale priors grow with the number of parameters d (Hvarfner et al. 2024, arXiv:2402.02229): log l ~ N(sqrt(2) +
 log(d)/2, 3). Log noise variance ~ N(-4, 1) for outputs of variance 1.
 """
@@ -25,7 +28,7 @@ _LENGTH_SD = math.sqrt(3.0)
 
 @dataclass(frozen=True)
 class Posterior:
-    """The process given the data: `points` (n, columns) scaled by the lengthscales, `factor` the Cholesky factor."""
+    """The process given the data at `points` (n, columns), `factor` the Cholesky factor of their covariance with noise."""
 
     inverse_lengths: Array
     noise: float
@@ -33,23 +36,29 @@ class Posterior:
     factor: Array
     alpha: Array
     lengths: Array
+    trend: float = 0.0
+
+    def covariance(self, a: Array, b: Array) -> Array:
+        """Prior covariance of points a (m, columns) and b (n, columns), shape (m, n)."""
+        k = _matern(_squared_distances(a * self.inverse_lengths, b * self.inverse_lengths))
+        return k + self.trend * _linear(a, b) if self.trend else k
 
     def predict(self, points: Array) -> tuple[Array, Array]:
         """Mean and variance of the noise-free function at points (m, columns); shapes (m,)."""
-        k = _matern(_squared_distances(points * self.inverse_lengths, self.points))
+        k = self.covariance(points, self.points)
         v = solve_triangular(self.factor, k.T, lower=True, check_finite=False)
-        return k @ self.alpha, np.maximum(1.0 - np.einsum("ij,ij->j", v, v), 1e-10)
+        prior = 1.0 + self.trend * _linear_variance(points)
+        return k @ self.alpha, np.maximum(prior - np.einsum("ij,ij->j", v, v), 1e-10)
 
     def joint(self, points: Array) -> tuple[Array, Array]:
         """Mean (m,) and covariance (m, m) of the noise-free function at points (m, columns)."""
-        scaled = points * self.inverse_lengths
-        k = _matern(_squared_distances(scaled, self.points))
+        k = self.covariance(points, self.points)
         v = solve_triangular(self.factor, k.T, lower=True, check_finite=False)
-        return k @ self.alpha, _matern(_squared_distances(scaled, scaled)) - v.T @ v
+        return k @ self.alpha, self.covariance(points, points) - v.T @ v
 
     def mean(self, points: Array) -> Array:
         """The mean alone, which is much cheaper."""
-        return np.asarray(_matern(_squared_distances(points * self.inverse_lengths, self.points)) @ self.alpha)
+        return np.asarray(self.covariance(points, self.points) @ self.alpha)
 
     def given(self, y: Array) -> Posterior:
         """The same process with other outputs `y` (n,) at its points."""
@@ -61,18 +70,15 @@ class Posterior:
 
         The kriging believer of Ginsbourger et al. (2010).
         """
-        scaled = points * self.inverse_lengths
-        across = solve_triangular(
-            self.factor, _matern(_squared_distances(self.points, scaled)), lower=True, check_finite=False
-        )
-        k = _matern(_squared_distances(scaled, scaled)) - across.T @ across
+        across = solve_triangular(self.factor, self.covariance(self.points, points), lower=True, check_finite=False)
+        k = self.covariance(points, points) - across.T @ across
         k.flat[:: len(k) + 1] += self.noise + _JITTER
         n, m = len(self.points), len(points)
         factor = np.zeros((n + m, n + m))
         factor[:n, :n], factor[n:, :n], factor[n:, n:] = self.factor, across.T, np.linalg.cholesky(k)
         # what was expected changes no mean: the new points weigh nothing in it
         return replace(
-            self, points=np.vstack([self.points, scaled]), factor=factor, alpha=np.r_[self.alpha, np.zeros(m)]
+            self, points=np.vstack([self.points, points]), factor=factor, alpha=np.r_[self.alpha, np.zeros(m)]
         )
 
 
@@ -80,11 +86,12 @@ class Posterior:
 class Prior:
     """What is believed of the hyperparameters: log lengthscales ~ N(length, 3), log noise variance ~ N(noise, 1).
 
-    `length` None: sqrt(2) + log(d)/2, as the module says.
+    `length` None: sqrt(2) + log(d)/2, as the module says. `trend`: the variance over the cube of the linear trend.
     """
 
     length: float | None = None
     noise: float = -4.0
+    trend: float = 0.0
 
     def length_mean(self, d: int) -> float:
         """The mean log lengthscale for `d` parameters."""
@@ -96,7 +103,7 @@ USUAL = Prior()
 
 def fit(points: Array, y: Array, group: Index, *, prior: Prior = USUAL) -> Posterior:
     """The process of the most likely hyperparameters; arguments as of `mode`."""
-    return condition(points, y, group, mode(points, y, group, prior=prior))
+    return condition(points, y, group, mode(points, y, group, prior=prior), trend=prior.trend)
 
 
 def mode(points: Array, y: Array, group: Index, *, prior: Prior = USUAL) -> Array:
@@ -124,24 +131,27 @@ def negative_log_posterior(
 ) -> Callable[[Array], tuple[float, Array]]:
     """The function of theta (log lengthscales, log noise variance) that `mode` minimises, with its gradient."""
     squares = _grouped_squares(points, group, int(group.max()) + 1)
-    return lambda theta: _negative_log_posterior(theta, squares, y, prior)
+    fixed = prior.trend * _linear(points, points)
+    return lambda theta: _negative_log_posterior(theta, squares, fixed, y, prior)
 
 
-def condition(points: Array, y: Array, group: Index, theta: Array) -> Posterior:
+def condition(points: Array, y: Array, group: Index, theta: Array, *, trend: float = 0.0) -> Posterior:
     """The process with given hyperparameters (log lengthscales, log noise variance) on all the data."""
-    inverse = np.exp(-theta[:-1])[group]
-    scaled = points * inverse
-    k = _matern(_squared_distances(scaled, scaled))
-    noise = math.exp(theta[-1])
+    inverse, noise, none = np.exp(-theta[:-1])[group], math.exp(theta[-1]), np.empty(0)
+    empty = Posterior(inverse, noise, points, none, none, np.exp(theta[:-1]), trend)
+    k = empty.covariance(points, points)
     k.flat[:: len(k) + 1] += noise + _JITTER
     factor = np.asarray(np.linalg.cholesky(k), float)
     half = solve_triangular(factor, y, lower=True, check_finite=False)
     alpha = solve_triangular(factor.T, half, lower=False, check_finite=False)
-    return Posterior(inverse, noise, scaled, factor, alpha, np.exp(theta[:-1]))
+    return replace(empty, factor=factor, alpha=alpha)
 
 
-def _negative_log_posterior(theta: Array, squares: Array, y: Array, prior: Prior) -> tuple[float, Array]:
-    """Value and gradient; Rasmussen and Williams (2006), equations 5.8 and 5.9, and the log priors."""
+def _negative_log_posterior(theta: Array, squares: Array, fixed: Array, y: Array, prior: Prior) -> tuple[float, Array]:
+    """Value and gradient; Rasmussen and Williams (2006), equations 5.8 and 5.9, and the log priors.
+
+    `squares` (parameters, n, n) are squared differences, `fixed` (n, n) is the part of the covariance without theta.
+    """
     d, n = len(squares), len(y)
     precision = np.exp(-2.0 * theta[:d])
     noise = math.exp(theta[d])
@@ -154,6 +164,7 @@ def _negative_log_posterior(theta: Array, squares: Array, y: Array, prior: Prior
     k *= 1.0 / 3.0
     k *= decay
     k += slope
+    k += fixed
     k.flat[:: n + 1] += noise + _JITTER
     factor, info = lapack.dpotrf(k, lower=1, clean=1)
     if info:
@@ -178,6 +189,16 @@ def _grouped_squares(points: Array, group: Index, d: int) -> Array:
     for j in range(points.shape[1]):
         squares[group[j]] += (points[:, j][:, None] - points[:, j][None]) ** 2
     return squares
+
+
+def _linear(a: Array, b: Array) -> Array:
+    """Covariance of a linear function about the cube's middle, of variance 1 in the mean over the cube; shape (m, n)."""
+    return np.asarray((12.0 / a.shape[1]) * (a - 0.5) @ (b - 0.5).T)
+
+
+def _linear_variance(points: Array) -> Array:
+    """The diagonal of `_linear(points, points)`."""
+    return np.asarray((12.0 / points.shape[1]) * ((points - 0.5) ** 2).sum(1))
 
 
 def _squared_distances(a: Array, b: Array) -> Array:

@@ -109,7 +109,7 @@ def draw_function(points: Array, y: Array, at: Array, group: Index, *, theta: Ar
     weight = rng.normal(size=_FEATURES) * math.sqrt(2.0 / _FEATURES)
     scaled = at * posterior.inverse_lengths
     prior_there = np.cos(scaled @ frequency + phase) @ weight
-    prior_here = np.cos(posterior.points @ frequency + phase) @ weight
+    prior_here = np.cos((points * posterior.inverse_lengths) @ frequency + phase) @ weight
     noise = rng.normal(size=len(y)) * math.sqrt(posterior.noise)
     return np.asarray(prior_there + posterior.given(y - prior_here - noise).mean(at))
 
