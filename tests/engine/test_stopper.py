@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tunesmith.engine import Number
-from tunesmith.engine.stopper import FULL, Curve, expected_end, median_falls, outlook
+from tunesmith.engine.stopper import FULL, Curve, expected_ends, outlook
 
 SPACE = {"x": Number(0.0, 1.0)}
 SHARES = np.arange(1, 11) / 10
@@ -25,7 +25,7 @@ def chance(x: float, until: int, full=FULL_TRIALS, **kwargs) -> float:
 
 
 def test_a_trial_far_above_the_others_has_little_chance() -> None:
-    assert chance(3.0, 5) < 0.2
+    assert chance(3.0, 5) < 0.03
 
 
 def test_a_trial_below_the_others_has_every_chance() -> None:
@@ -46,8 +46,8 @@ def test_curves_that_plunge_in_mid_run_let_a_high_trial_live_until_then() -> Non
         return x + np.where(s < 0.65, 5.0 - x, 0.0)
 
     full = [curve(x, shape=plunge) for x in (0.1, 0.3, 0.5, 0.7, 0.9)]
-    assert chance(0.2, 6, full, shape=lambda x, s: plunge(x, s) + 0.5) == 1.0
-    assert chance(3.0, 8, full, shape=plunge) < 0.2
+    assert chance(0.2, 6, full, shape=lambda x, s: plunge(x, s) + 0.5) > 0.05
+    assert chance(3.0, 8, full, shape=plunge) < 0.03
 
 
 def test_the_lowest_point_counts_where_trials_end_at_the_best_of_their_curves() -> None:
@@ -62,7 +62,7 @@ def test_the_lowest_point_counts_where_trials_end_at_the_best_of_their_curves() 
     best_so_far = curve(0.05, until=9, shape=valley)
     found = outlook(SPACE, full, best_so_far)
     assert found is not None
-    assert found.chance == 1.0  # its lowest is below the others' lowest, although it rises again
+    assert found.chance > 0.2  # its lowest is below the others' lowest, although it rises again
 
 
 def test_the_configuration_counts_beside_the_curve() -> None:
@@ -78,6 +78,23 @@ def test_the_configuration_counts_beside_the_curve() -> None:
     assert bad.chance < good.chance
 
 
-def test_a_stopped_trial_is_taken_to_fall_as_the_others_did() -> None:
-    stopped = curve(0.6, until=4)
-    assert expected_end(median_falls(FULL_TRIALS), stopped) == pytest.approx(curve(0.6).end, abs=1e-6)
+def test_a_stopped_trial_is_taken_to_end_as_others_did_that_stood_there() -> None:
+    full = [curve(x) for x in np.linspace(0.1, 0.9, 9)]
+    stopped = [curve(0.6, until=4), curve(0.2, until=4), curve(0.4, until=7)]
+    assert expected_ends(full, stopped) == pytest.approx([curve(x).end for x in (0.6, 0.2, 0.4)], abs=0.05)
+
+
+def test_a_stopped_trial_is_taken_at_its_newest_loss_where_no_full_one_had_reported() -> None:
+    late = [Curve(c.params, c.shares[5:], c.losses[5:], c.end) for c in FULL_TRIALS]
+    stopped = curve(0.6, until=2)
+    assert expected_ends(late, [stopped]) == pytest.approx([stopped.losses[-1]])
+
+
+def test_levels_that_say_nothing_of_ends_leave_every_trial_its_chance() -> None:
+    rng = np.random.default_rng(0)
+    full = [
+        Curve({"x": float(x)}, SHARES, rng.normal(1.0, 0.1, 10), float(rng.normal(0.5, 0.1))) for x in rng.random(8)
+    ]
+    found = outlook(SPACE, full, Curve({"x": 0.5}, SHARES[:3], np.full(3, 1.3)))
+    assert found is not None
+    assert found.chance > 0.03

@@ -11,11 +11,11 @@ import numpy as np
 from tunesmith.backends import Setting
 from tunesmith.backends.known import seen_space
 from tunesmith.dimensions import dimensions
-from tunesmith.engine.stopper import FULL, Curve, expected_end, median_falls, outlook
+from tunesmith.engine.stopper import FULL, Curve, expected_ends, outlook
 from tunesmith.errors import SettingError
 from tunesmith.trial import CONTINUE, Decision, Report, Trial, TrialState, signs
 
-HOPELESS = 0.2  # a chance below this ends a trial; measured: the model's chances are too low where few trials are full
+HOPELESS = 0.03  # a chance below this ends a trial, while few were ended
 _NEARLY_DONE = 0.97  # a share from which stopping saves nothing
 
 
@@ -41,7 +41,8 @@ class Stopper:
         """Whether the trial goes on, after its newest report."""
         if not self._active or not trial.reports:
             return CONTINUE
-        done = self._completed(self._setting.history())
+        history = self._setting.history()
+        done = self._completed(history)
         if len(done) < FULL:
             return CONTINUE
         scale = self._scale(done)
@@ -50,7 +51,9 @@ class Stopper:
             return CONTINUE
         space = seen_space([*done, trial]) if self._setting.space is None else self._setting.space
         found = outlook(dimensions(space), self._full(done, scale), running)
-        if found is None or found.chance >= HOPELESS:
+        # full trials are those that were not stopped: the more were, the less is known of where such trials end
+        stopped = sum(t.state is TrialState.PRUNED for t in history)
+        if found is None or found.chance >= HOPELESS * len(done) / (len(done) + stopped):
             return CONTINUE
         what = "" if self._metric is None else f"{self._metric} "
         chance = "less than 1 %" if found.chance < 0.01 else f"{found.chance:.0%}".replace("%", " %")  # noqa: PLR2004
@@ -68,9 +71,9 @@ class Stopper:
         if not (self._active and self._metric is None and stopped and done):
             return {}
         scale = self._scale(done)
-        falls = median_falls(self._full(done, scale))
-        curves = [(t.number, self._curve(t, scale)) for t in stopped]
-        return {number: self._sign * expected_end(falls, curve) for number, curve in curves if curve is not None}
+        curves = {t.number: c for t in stopped if (c := self._curve(t, scale)) is not None}
+        ends = expected_ends(self._full(done, scale), list(curves.values()))
+        return {number: self._sign * float(end) for number, end in zip(curves, ends, strict=True)}
 
     def _completed(self, trials: Sequence[Trial]) -> list[Trial]:
         done = [t for t in trials if t.state is TrialState.COMPLETE and t.params and t.reports and t.values is not None]

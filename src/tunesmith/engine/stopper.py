@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from tunesmith.engine.encoding import Array, Cube, Dimension
+from tunesmith.engine.encoding import Array, Cube, Dimension, Index
 from tunesmith.engine.gp import fit
-from tunesmith.engine.warp import half_rank
+from tunesmith.engine.warp import half_rank, unwarp
 
 FULL = 4  # no trial is judged before so many have been trained to their ends
 _LEARN_FROM = 60  # at most so many full trials, the newest
-_SLACK = 1.5
-_GRID = 20
+_GRID = 20  # stopped trials are compared at so many shares of training
 _SAME = 1e-9
-_FARTHEST = 4.0  # a level is at most so many ranges of the full trials' levels above the lowest of them
+_RIDGE = 0.25  # the precision of the line's prior, in units of one trial: it keeps few trials from deciding it
+_COEFFICIENTS = 2  # of the line
+_EXACT = 1e-6  # a sum of squares below this is rounding: no line is believed to fit better
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,11 @@ class Outlook:
 def outlook(space: Mapping[str, Dimension], full: Sequence[Curve], running: Curve) -> Outlook | None:
     """How likely the running trial is to become the best; None when too few full trials say anything.
 
-    Two judgements, and the more hopeful one counts. First, what curves can do: where `_SLACK` times the greatest fall that
-    any full trial made from the same share on would reach the best, the chance is 1. So trials live on where curves
-    start slowly, or plunge in mid-run. Second, a Gaussian process over (configuration, level of the curve at this
-    share), fitted to where the full trials ended, with the tails of a t distribution for their small number. The level
-    is the lowest loss so far where the trials' ends are the lowest of their curves (the best checkpoint counts), else
-    the newest.
+    Full trials tell where trials end that stood at such a level at this share of their training. Two forecasts are made
+    of that, each with the tails of a t distribution for their small number, and the mean of the chances that they leave
+    counts: a trial goes on while either gives it one. Where curves start slowly, cross or plunge in mid-run, levels say
+    little about ends, the forecasts are wide, and trials live on. The level is the lowest loss so far where the trials'
+    ends are the lowest of their curves (the best checkpoint counts), else the newest.
     """
     lowest = _lowest_counts(full)
     share = float(running.shares[-1])
@@ -68,37 +68,89 @@ def outlook(space: Mapping[str, Dimension], full: Sequence[Curve], running: Curv
     known = [(c, at) for c, at in known if math.isfinite(at)]
     if len(known) < FULL or not math.isfinite(level):
         return None
-    levels, ends = np.array([at for _, at in known]), np.array([c.end for c, _ in known], float)
-    best = float(min(c.end for c in full if c.end is not None))
-    if level - _SLACK * float(np.max(levels - ends, initial=0.0)) <= best:
-        return Outlook(1.0, best, len(known))
     cube = Cube(space)
-    low, spread = float(levels.min()), float(np.ptp(levels)) or 1.0
-    place = np.r_[levels, level]
-    features = np.minimum((place - low) / spread, _FARTHEST)[:, None]
-    points = np.hstack([cube.encode([*(c.params for c, _ in known), running.params]), features])
-    target = half_rank(ends)
-    posterior = fit(points[:-1], target, np.r_[cube.group, len(cube)])
+    points = cube.encode([*(c.params for c, _ in known), running.params])
+    levels = np.array([*(at for _, at in known), level])
+    target = half_rank(np.array([c.end for c, _ in known], float))
+    forecasts = [_by_process(points, levels, target, cube.group), _by_line(points, levels, target, cube.group)]
+    best = float(min(c.end for c in full if c.end is not None))
+    return Outlook(float(np.mean([f.below(float(target.min())) for f in forecasts])), best, len(known))
+
+
+@dataclass(frozen=True)
+class _Forecast:
+    """Where the last of some points ends, in warped losses: Student's t distribution about `mean`."""
+
+    mean: float
+    deviation: float
+    freedom: int
+
+    def below(self, value: float) -> float:
+        """The chance that it ends below `value`."""
+        return float(student.cdf((value - self.mean) / self.deviation, self.freedom))
+
+
+def _by_process(points: Array, levels: Array, target: Array, group: Index) -> _Forecast:
+    """By a Gaussian process over (configuration, level): levels may tell anything about ends, or nothing.
+
+    `points` (n + 1, columns) and `levels` (n + 1,) end with those of the running trial, `target` (n,) are the full
+    trials' warped ends.
+    """
+    n, known = len(target), levels[:-1]
+    place = (levels - known.min()) / (float(np.ptp(known)) or 1.0)
+    features = np.hstack([points, np.minimum(place, 1.0)[:, None]])  # beyond the worst known, nothing would be known
+    posterior = fit(features[:-1], target, np.r_[group, group.max() + 1])
+    mean, variance = posterior.predict(features[-1:])
+    return _Forecast(float(mean[0]), math.sqrt((float(variance[0]) + posterior.noise) * (n + 1) / (n - 1)), n - 1)
+
+
+def _by_line(points: Array, levels: Array, target: Array, group: Index) -> _Forecast:
+    """By a line from warped levels to warped ends, and a Gaussian process over configurations for what it leaves.
+
+    Bayesian linear regression (Bishop 2006, section 3.3); arguments as of `_by_process`. Where ends go by levels, this is
+    sure sooner than the process, whose prior knows no parameter that matters more than others.
+    """
+    n = len(target)
+    freedom = n - _COEFFICIENTS
+    rows, line, covariance = _line(levels, target)
+    left = target - rows[:n] @ line
+    squares = max(float(left @ left), _EXACT)
+    scale = squares / n
+    posterior = fit(points[:-1], left / math.sqrt(scale), group)
     mean, variance = posterior.predict(points[-1:])
-    n = len(known)
-    deviation = math.sqrt((float(variance[0]) + posterior.noise) * (n + 1) / (n - 1))
-    return Outlook(float(student.cdf((target.min() - float(mean[0])) / deviation, n - 1)), best, n)
+    unsure = float(rows[-1] @ covariance @ rows[-1]) + float(variance[0]) + posterior.noise
+    return _Forecast(
+        float(rows[-1] @ line) + math.sqrt(scale) * float(mean[0]), math.sqrt(squares / freedom * unsure), freedom
+    )
 
 
-def median_falls(full: Sequence[Curve]) -> Array:
-    """How far the newest full trials fell from shares 0, 1/20 ... 1 to their ends, in the median; shape (21,)."""
+def _line(levels: Array, target: Array) -> tuple[Array, Array, Array]:
+    """The line from warped `levels` (n + m,) to warped ends `target` (n,) of the first n, by ridge regression.
+
+    Gives its design, shape (n + m, 2), its coefficients (2,), and their covariance (2, 2) in units of the noise.
+    """
+    n = len(target)
+    rows = np.column_stack([np.ones(len(levels)), half_rank(levels)])
+    covariance = np.linalg.inv(rows[:n].T @ rows[:n] + _RIDGE * np.eye(_COEFFICIENTS))
+    return rows, covariance @ rows[:n].T @ target, covariance
+
+
+def expected_ends(full: Sequence[Curve], stopped: Sequence[Curve]) -> Array:
+    """The losses that stopped trials would have come to, as the full trials' ends go by their levels; shape (stopped,).
+
+    Each by the line of those that stopped at about the same share. The newest loss where no full trial had reported by then.
+    """
     lowest = _lowest_counts(full)
-    falls = []
-    for share in np.linspace(0.0, 1.0, _GRID + 1):
-        levels = [(c.level(share, lowest=lowest), c.end) for c in full[-_LEARN_FROM:]]
-        known = [at - end for at, end in levels if end is not None and math.isfinite(at)]
-        falls.append(float(np.median(known)) if known else 0.0)
-    return np.array(falls)
-
-
-def expected_end(falls: Array, stopped: Curve) -> float:
-    """The loss that a stopped trial would have come to if it had gone on as the full trials did."""
-    return float(stopped.losses[-1] - falls[int(stopped.shares[-1] * _GRID + _SAME)])
+    found = np.array([c.losses[-1] for c in stopped])
+    ticks = np.array([math.ceil(c.shares[-1] * _GRID - _SAME) for c in stopped])
+    for tick in np.unique(ticks):
+        known = [(c.level(tick / _GRID, lowest=lowest), c.end) for c in full[-_LEARN_FROM:]]
+        levels, ends = np.array([k for k in known if math.isfinite(k[0])], float).reshape(-1, 2).T
+        if len(ends):
+            theirs = [c.level(1.0, lowest=lowest) for c, at in zip(stopped, ticks, strict=True) if at == tick]
+            rows, line, _ = _line(np.r_[levels, theirs], half_rank(ends))
+            found[ticks == tick] = unwarp(rows[len(ends) :] @ line, ends)
+    return found
 
 
 def _lowest_counts(full: Sequence[Curve]) -> bool:
