@@ -67,6 +67,7 @@ class Recipe:
     weights: dict[str, torch.Tensor] | None = None
     frozen: dict[str, int] = field(default_factory=dict)
     modules: dict[str, dict[str, Any]] = field(default_factory=dict)
+    optimizers: list[dict[str, Any] | None] = field(default_factory=list)
 
     def __getstate__(self) -> dict[str, Any]:
         """The constructor's arguments and callbacks by their names: an error in pickling names what users know."""
@@ -130,9 +131,14 @@ class Recipe:
         self.weights = {n: t.detach().cpu().clone() for n, t in state.items() if n in trained | buffers}
         self.modules = {name: _plain(module) for name, module in model.named_modules()}
         self.frozen = {n: p._version for n, p in model.named_parameters() if n not in trained}  # noqa: SLF001
+        given = self.kwargs.get("optimizers") or ()
+        self.optimizers = [None if each is None else copy.deepcopy(each.state_dict()) for each in given]
 
     def restore_weights(self) -> None:
-        """Put the weights back as they were at the start of the search. Raises SettingError if frozen ones changed."""
+        """Put the weights back as they were at the start of the search, and an optimizer and scheduler that were given.
+
+        Raises SettingError if frozen weights have changed.
+        """
         if self.weights is None:
             return
         model = self.kwargs["model"]
@@ -151,6 +157,9 @@ class Recipe:
             else:
                 parameter.requires_grad_(True)
         model.load_state_dict(self.weights, strict=False)
+        for given, state in zip(self.kwargs.get("optimizers") or (), self.optimizers, strict=True):
+            if state is not None:
+                given.load_state_dict(copy.deepcopy(state))
 
     def rebuild(self, trainer: Trainer, args: Any, *, fresh_callbacks: bool, bars: bool) -> None:
         """Make `trainer` anew, in place, with these arguments and without anything of its past.
