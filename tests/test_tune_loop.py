@@ -14,6 +14,7 @@ import pytest
 from ray import tune
 from ray.tune.schedulers import (
     ASHAScheduler,
+    FIFOScheduler,
     PopulationBasedTraining,
     ResourceChangingScheduler,
 )
@@ -141,6 +142,8 @@ def test_choices_among_dicts_are_resolved_where_tune_drives(tmp_path, options):
             "time_budget_s means timeout, got time_budget_s=5 and timeout=6; pass one",
         ),
         ({"storage_path": "s3://bucket"}, "storage_path must be a local path"),
+        ({"resume": "ERRORED_ONLY"}, "AUTO or LOCAL of tune.run, got 'ERRORED_ONLY'; `tunesmith retry`"),
+        ({"resume": "AUTO+ERRORED"}, 'resume must be "auto", True or False'),
         ({"callbacks": [tune.Callback()]}, "callbacks of Ray Tune are for a search that Tune drives"),
         ({"stop": {"training_iteration": 2}}, "'stop' is for Ray Tune"),
         ({"scheduler": ASHAScheduler(), "reuse_actor": True}, "did you mean 'reuse_actors'"),
@@ -180,6 +183,30 @@ def test_pb2_gives_a_function_another_trials_checkpoint_and_parameters_of_its_ow
         weights = {r.step: r.values[0] for r in study.trials[last["from"]].reports}
         expected = weights.get(last["step"], 0.0) + trial.params["x"] * (4 - last["step"])
         assert trial.values == pytest.approx((expected,))
+
+
+def up_and_down(trial):
+    for step in range(1, 13):
+        trial.report(100.0 if step == 6 else step, step)
+    return 12.0
+
+
+@pytest.mark.parametrize(
+    ("scope", "value"), [("last", 12), ("all", 100), ("last-5-avg", 10), ("last-10-avg", 16.9), ("avg", 172 / 12)]
+)
+def test_ray_scope_says_which_values_count(tmp_path, monkeypatch, scope, value):
+    monkeypatch.setenv("RAY_SCOPE", scope)
+    study = run(tmp_path, up_and_down, 1, scheduler=FIFOScheduler())
+    assert study.best_trial.values == pytest.approx((value,))
+
+
+def test_initial_points_and_the_word_local_as_for_tune_run(tmp_path):
+    first = {"x": 0.25, "n": 3, "kind": "a"}
+    study = run(tmp_path, n=1, scheduler=FIFOScheduler(), points_to_evaluate=[first])
+    assert study.trials[0].params == first
+    longer = run(tmp_path, n=2, scheduler=FIFOScheduler(), points_to_evaluate=[first], resume="LOCAL")
+    assert (longer.directory, longer.trials[0]) == (study.directory, study.trials[0])
+    assert longer.trials[1].params != first
 
 
 class Ends(tune.Callback):
@@ -259,7 +286,7 @@ search(slow, 3, space={{"x": FloatDistribution(0, 1), "n": IntDistribution(1, 9)
 """
 
 
-def test_ctrl_c_pauses_and_a_killed_driver_loses_nothing_and_the_search_goes_on(tmp_path, small_ray):
+def test_signals_pause_and_a_killed_driver_loses_nothing_and_the_search_goes_on(tmp_path, small_ray):
     def reports():
         there = (tmp_path / "study" / "study.sqlite").exists()
         return [len(t.reports) for t in load_study(tmp_path / "study").trials] if there else []
@@ -273,13 +300,17 @@ def test_ctrl_c_pauses_and_a_killed_driver_loses_nothing_and_the_search_goes_on(
                 time.sleep(0.05)
             if number is not None:
                 driver.send_signal(number)
-            assert driver.wait(LIMIT) == -(number or 0), driver.stderr.read().decode()
+            expected = 128 + number if number == signal.SIGTERM else -(number or 0)
+            assert driver.wait(LIMIT) == expected, driver.stderr.read().decode()
 
     run_until(2, signal.SIGINT)
     study = load_study(tmp_path / "study")
     assert study.trials[0].state is TrialState.PAUSED
     before = study.trials[0].reports
     run_until(6, signal.SIGKILL)
+    run_until(9, signal.SIGTERM)
+    last = load_study(tmp_path / "study").trials[2]
+    assert (last.state, last.reason) == (TrialState.PAUSED, "interrupted: SIGTERM")
     run_until(99, None)
     trials = load_study(tmp_path / "study").trials
     assert [t.state for t in trials] == [TrialState.COMPLETE] * 3

@@ -186,7 +186,7 @@ def _loop(study: Study, plan: Plan, runner: Runner, observers: Sequence[Any]) ->
         written=plan.written,
         memory=Memory(study.record),
         n_trials=plan.budget.n_trials,
-        slots=runner.slots,
+        slots=getattr(runner, "wanted", runner.slots),  # workers that come later count
     )
     backend = backend_class(plan.backend)(setting, **plan.options)
     if not study.trials:

@@ -7,7 +7,8 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any, Literal
@@ -51,11 +52,14 @@ class Budget:
 
 
 class Observed:
-    """A search that is watched."""
+    """A search that is watched, and that signals pause. `stop_reason` says why it is to pause, None while it is not."""
 
     def __init__(self, study: Study, observers: Sequence[Any]) -> None:
         self.study = study
+        self.stop_reason: str | None = None
         self._observers = observers
+        self._signal: int | None = None
+        self._handlers: dict[int, Any] = {}
 
     def notify(self, event: str, *details: Any) -> None:
         """Tell the observers that have a method of this name."""
@@ -63,6 +67,42 @@ class Observed:
             method = getattr(observer, event, None)
             if method is not None:
                 method(self.study, *details)
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let signals pause the search, and give them back in the end."""
+        if threading.current_thread() is threading.main_thread():  # Python lets no other handle signals
+            wanted = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, n)]
+            self._handlers = {number: signal.getsignal(number) for number in wanted}
+        self.take_signals()
+        try:
+            yield
+        finally:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+
+    def take_signals(self) -> None:
+        """Take the signals, where another has taken them meanwhile."""
+        for number in self._handlers:
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self._signal is not None:
+            return  # Slurm, torchrun and other ranks repeat themselves
+        self._signal = number
+        self.stop_reason = f"interrupted: {signal.Signals(number).name}"
+        self.notify("on_message", f"{self.stop_reason}; finishing what must be recorded (Ctrl-C again: stop now)")
+
+    def leave_if_interrupted(self) -> None:
+        """Raise KeyboardInterrupt or SystemExit after a signal."""
+        if self._signal is None:
+            return
+        self.notify("on_message", f"stopped ({self.stop_reason}); run the same script again to go on")
+        if self._signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + self._signal)
 
 
 def recover(record: Record, *, max_retries: int) -> list[Trial]:
@@ -95,10 +135,8 @@ class Loop(Observed):
         self.backend = backend
         self.runner = runner
         self.budget = budget
-        self.stop_reason: str | None = None
         self._deadline = None if budget.timeout is None else time.monotonic() + budget.timeout
         self._running: dict[int, _DriverLink] = {}
-        self._signal: int | None = None
         self._coverage = Coverage(study.trials)
         self._exhausted = False
         self._enough, self._judged_after = False, 0
@@ -116,7 +154,15 @@ class Loop(Observed):
         for trial in recover(self.record, max_retries=self.budget.max_retries):
             self.backend.tell(trial)
         self.notify("on_search_start", self.budget.n_trials)
-        handlers = self._install_handlers()
+        try:
+            with self.interruptible():
+                self._run_trials()
+        finally:
+            self.backend.close()
+            self.notify("on_search_end")
+        self.leave_if_interrupted()
+
+    def _run_trials(self) -> None:
         try:
             while True:
                 while len(self._running) < self.runner.slots and self._start_next():
@@ -128,23 +174,8 @@ class Loop(Observed):
             if self.stop_reason is None:
                 self.record.update_settings(finished=True)
         finally:
-            try:
-                for number in list(self._running):  # an error or a second Ctrl-C: nothing stays RUNNING
-                    self._finish_paused(number, self.stop_reason or "interrupted")
-            finally:
-                for number, handler in handlers.items():
-                    signal.signal(number, handler)
-                self.backend.close()
-                self.notify("on_search_end")
-        self._leave()
-
-    def _leave(self) -> None:
-        if self._signal is None:
-            return
-        self.notify("on_message", f"stopped ({self.stop_reason}); run the same script again to go on")
-        if self._signal == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(128 + self._signal)
+            for number in list(self._running):  # an error or a second Ctrl-C: nothing stays RUNNING
+                self._finish_paused(number, self.stop_reason or "interrupted")
 
     # -- starting ------------------------------------------------------------------------------------------------
 
@@ -289,21 +320,6 @@ class Loop(Observed):
             self.stop_reason = f"stopped: {request}"
             self.notify("on_message", self.stop_reason)
         return CONTINUE if self.stop_reason is None else Decision("pause", self.stop_reason)
-
-    def _install_handlers(self) -> Mapping[int, Any]:
-        if threading.current_thread() is not threading.main_thread():
-            return {}  # Python lets only the main thread handle signals
-        wanted = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, n)]
-        return {number: signal.signal(number, self._on_signal) for number in wanted}
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self._signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self._signal is not None:
-            return  # Slurm, torchrun and other ranks repeat themselves
-        self._signal = number
-        self.stop_reason = f"interrupted: {signal.Signals(number).name}"
-        self.notify("on_message", f"{self.stop_reason}; finishing what must be recorded (Ctrl-C again: stop now)")
 
 
 class _DriverLink:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -30,7 +27,7 @@ from tunesmith.space import to_ray
 from tunesmith.study import Study
 from tunesmith.trial import Space, TrialState
 from tunesmith.tune_record import PAUSING, SCOPES, Keeper, Stop
-from tunesmith.tune_resume import Rest
+from tunesmith.tune_resume import Rest, Told, searcher_of
 
 
 class TunePlace:
@@ -69,10 +66,11 @@ class TunePlace:
 
     def loop(self, study: Study, plan: Any, observers: Sequence[Any]) -> TuneLoop:
         """The loop that Tune drives, of a plan of search."""
-        if study.trials and plan.options.get("search_alg") is not None:
+        algorithm = plan.options.get("search_alg")
+        if study.trials and algorithm is not None and searcher_of(algorithm) is None:
             raise SettingError(
-                f"a search by Ray Tune's search_alg must begin a study, got {study.name!r} with {len(study.trials)} trials, of "
-                "which the algorithm knows nothing; pass resume=False to begin another, or leave out search_alg"
+                f"a search_alg must be one of Ray Tune's searchers to go on with a study, got {type(algorithm).__name__} for "
+                f"{study.name!r} with {len(study.trials)} trials; leave search_alg out, or pass resume=False to begin another"
             )
         places = {k: v for k, v in self._places.items() if v is not None}
         return TuneLoop(
@@ -123,15 +121,12 @@ class TuneLoop(Observed):
         super().__init__(study, [o for o in observers if not isinstance(o, ray.tune.Callback)])
         self.record = study.record
         self.budget = budget
-        self.stop_reason: str | None = None
         self._deadline = math.inf if budget.timeout is None else time.monotonic() + budget.timeout
         self._pickled = pickled
         self._space = space
         self._options = options
         self._enqueue = enqueue
         self._callbacks = [o for o in observers if isinstance(o, ray.tune.Callback)]
-        self._signal: int | None = None
-        self._handlers: dict[int, Any] = {}
         self.keeper = Keeper(self, scheduler=options.get("scheduler"), scope=scope)
 
     def run(self) -> None:
@@ -153,12 +148,11 @@ class TuneLoop(Observed):
             with (
                 seeded(self.study.info.seed),
                 _quiet(not self._options.get("verbose")),
-                self._signals_given_back(),
+                self.interruptible(),
             ):
                 self.study.analysis = ray.tune.run(
                     self._trainable(),
                     config=dict(self._space),
-                    num_samples=self.budget.n_trials or -1,
                     **self._arguments(),
                 )
         finally:
@@ -167,13 +161,7 @@ class TuneLoop(Observed):
                     number, TrialState.PAUSED, reason=self.stop_reason or "interrupted", count_attempt=False
                 )
             self.notify("on_search_end")
-        self._leave()
-
-    def _leave(self) -> None:
-        if self._signal == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self._signal is not None:
-            raise SystemExit(128 + self._signal)
+        self.leave_if_interrupted()
         if self.keeper.fatal is not None:
             raise UserFunctionError(self.keeper.fatal)
         failed = [t for t in self.study.trials if t.state is TrialState.FAILED]
@@ -220,7 +208,15 @@ class TuneLoop(Observed):
         if "resources_per_trial" not in arguments:
             gpus = {"gpu": 1} if ray.cluster_resources().get("GPU", 0) >= 1 else {}
             arguments["resources_per_trial"] = {"cpu": 1, **gpus}
-        if arguments.get("search_alg") is None:  # Tune's own draws from NumPy's global numbers, whoever has seeded them
+        arguments["num_samples"] = self.budget.n_trials or -1
+        searcher = searcher_of(arguments.get("search_alg"))
+        if searcher is not None:
+            arguments["search_alg"] = Told(searcher, self.keeper)
+            if self.budget.n_trials is not None:
+                arguments["num_samples"] -= sum(t.state.finished for t in self.study.trials)
+        elif (
+            arguments.get("search_alg") is None
+        ):  # Tune's own draws from NumPy's global numbers, whoever has seeded them
             fitting = [p for p in self._enqueue if set(p) <= set(self._space)]
             arguments["search_alg"] = Rest(
                 self.keeper,
@@ -247,30 +243,6 @@ class TuneLoop(Observed):
                 "search's objective"
             )
         return {}
-
-    # -- interrupts ----------------------------------------------------------------------------------------------
-
-    def take_signals(self) -> None:
-        """Let signals pause the search as in any other; to be called once Tune has taken some for itself."""
-        for number in self._handlers:
-            signal.signal(number, self._on_signal)
-
-    @contextmanager
-    def _signals_given_back(self) -> Iterator[None]:
-        if threading.current_thread() is threading.main_thread():  # Python lets no other handle signals
-            wanted = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, n)]
-            self._handlers = {number: signal.getsignal(number) for number in wanted}
-        try:
-            yield
-        finally:
-            for number, handler in self._handlers.items():
-                signal.signal(number, handler)
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self._signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._signal = self._signal or number
-        self.stop_reason = self.stop_reason or f"interrupted: {signal.Signals(number).name}"
 
 
 @contextmanager

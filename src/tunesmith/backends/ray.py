@@ -29,6 +29,7 @@ _ALIASES = {
 _OURS = {
     "config": "space", "num_samples": "n_trials", "mode": "direction", "local_dir": "directory", "restore": "resume",
 }  # fmt: skip
+_RESUME: dict[str, str | bool] = {"AUTO": "auto", "LOCAL": True}  # tune.run's words and ours
 SCHEDULERS = (AsyncHyperBandScheduler, HyperBandScheduler, FIFOScheduler)  # the others of Tune's are kinds of FIFO
 _EXCLUDED = (PopulationBasedTrainingReplay,)
 _NOT_TAKEN = (
@@ -52,9 +53,12 @@ class RayBackend(EngineBackend):
                 f"storage_path must be a local path, where the record can lie, got {settings['storage_path']!r}; mount it"
             )
         if isinstance(settings.get("resume"), str) and settings["resume"] != "auto":
-            if settings["resume"].split("+")[0] not in ("AUTO", "LOCAL"):
-                raise SettingError(f'resume must be "auto", True or False, got {settings["resume"]!r}')
-            found["resume"] = ("resume", "auto" if settings["resume"].startswith("AUTO") else True)
+            if settings["resume"] not in _RESUME:
+                raise SettingError(
+                    f'resume must be "auto", True or False, or {" or ".join(_RESUME)} of tune.run, got {settings["resume"]!r}; '
+                    "`tunesmith retry` has a failed trial tried again"
+                )
+            found["resume"] = ("resume", _RESUME[settings["resume"]])
         if cls.leaves_loop(settings):
             if settings.get("max_failures") is not None:  # of each trial, to Tune's users
                 often = settings["max_failures"]

@@ -111,6 +111,11 @@ class RemoteRunner:
         """As many as workers are ready; one when none is, for a trial that waits for the first."""
         return max(1, len(self._idle) + len(self._busy))
 
+    @property
+    def wanted(self) -> int:
+        """The slots that there are once every worker that was asked for is there."""
+        return max(self._room, self.slots)
+
     # -- the runner's protocol -----------------------------------------------------------------------------------
 
     def start(self, assignment: Assignment, link: Link) -> None:
