@@ -141,7 +141,7 @@ def test_choices_among_dicts_are_resolved_where_tune_drives(tmp_path, options):
             {"time_budget_s": 5, "timeout": 6},
             "time_budget_s means timeout, got time_budget_s=5 and timeout=6; pass one",
         ),
-        ({"storage_path": "s3://bucket"}, "storage_path must be a local path"),
+        ({"storage_path": "nowhere://bucket"}, "storage must be a URL that fsspec can open"),
         ({"resume": "ERRORED_ONLY"}, "AUTO or LOCAL of tune.run, got 'ERRORED_ONLY'; `tunesmith retry`"),
         ({"resume": "AUTO+ERRORED"}, 'resume must be "auto", True or False'),
         ({"callbacks": [tune.Callback()]}, "callbacks of Ray Tune are for a search that Tune drives"),

@@ -30,6 +30,7 @@ from tunesmith.runners.ranks import Ranks
 from tunesmith.runners.workers import WorkersRunner
 from tunesmith.settings_text import nested
 from tunesmith.space import as_function, parse_space
+from tunesmith.storage import Storage
 from tunesmith.study import Memory, Resume, Study, open_study
 from tunesmith.trial import LiveTrial, Space
 
@@ -59,6 +60,7 @@ class Plan:
     define: Callable[[Any], Any] | None = None
     written: Any = None
     join: bool = False
+    storage_url: str | None = None
 
     def __post_init__(self) -> None:
         for direction in self.directions:
@@ -73,6 +75,8 @@ class Plan:
             if not isinstance(params, Mapping):
                 raise SettingError(f"enqueue must be a list of dicts of parameters, got {params!r}")
         check_options(self.backend, self.options)
+        if self.storage_url is not None:
+            Storage(self.storage_url)
 
 
 def _check_budget(budget: Budget, *, objectives: int) -> None:
@@ -137,7 +141,7 @@ def conduct(plan: Plan, runner: Runner | OwnLoop, *, prepare: Callable[[Study], 
             loop = runner.loop(study, plan, observers)
         else:
             loop = _loop(study, plan, runner, observers)
-        study.record.update_settings(launch=launch())
+        study.record.update_settings(launch=launch(), storage=plan.storage_url)
         if prepare is not None:
             prepare(study)
         if notice is not None:
@@ -246,6 +250,7 @@ def search(
     runner: str | None = None,
     resources_per_trial: Mapping[str, Any] | None = None,
     join: bool = False,
+    storage_url: str | None = None,
     **options: Any,
 ) -> Study:
     """Find the parameters for which `objective(trial)` is best.
@@ -269,7 +274,7 @@ def search(
     `runner="ray"` the workers are Ray actors, each with `resources_per_trial` ({"cpu": 1, "gpu": 0.5}); None: as many as
     the cluster holds. With `runner="slurm"` they are so many jobs of Slurm ({"cpu": 8, "gpu": 1, "timeout_min": 480}).
     `join` lets several starts of the same script share a study: the first drives it, the others lend it their workers, and
-    return the same study.
+    return the same study. `storage_url` is where checkpoints are copied to as well, for nodes that do not share a disk.
 
     Raises SettingError or SpaceError for bad input before any work starts, SearchFailedError when the trials fail.
     """
@@ -303,6 +308,7 @@ def search(
         prune_metric=prune_metric,
         compare_at=compare_at,
         join=join,
+        storage_url=storage_url,
     )
     if enqueue and every is not None:
         _check_enqueued(plan.enqueue, every)

@@ -204,7 +204,7 @@ class Loop(Observed):
         link = _DriverLink(self, number, Proposal(offered, proposal.draw))
         resume_from = None
         if trial.checkpoint is not None and trial.checkpoint_step is not None:
-            path = self.study.checkpoint(trial)
+            path = self.study.bring(trial)
             resume_from = None if path is None else str(path.resolve())
         self._running[number] = link
         self.notify("on_trial_start", trial)
@@ -218,6 +218,7 @@ class Loop(Observed):
                 reports=trial.reports if resume_from else (),
                 resume_from=resume_from,
                 directory=str(self.study.run_directory(number).absolute()),
+                storage=self.study.storage,
                 logs=isinstance(self.backend, KeepsLogs),
                 environment=getattr(self.backend, "environment", {}),
             ),

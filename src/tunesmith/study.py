@@ -13,6 +13,7 @@ from tunesmith import export
 from tunesmith.errors import SettingError, StudyChangedError, TunesmithError
 from tunesmith.masking import masked
 from tunesmith.record import FILE, Record, StudyInfo
+from tunesmith.storage import Storage
 from tunesmith.trial import Trial, TrialState, signs
 
 if TYPE_CHECKING:
@@ -142,6 +143,18 @@ class Study:
             return None
         path = self.directory / trial.checkpoint
         return path if path.is_dir() else None
+
+    @property
+    def storage(self) -> str | None:
+        """The URL where checkpoints are copied to."""
+        found: str | None = self.info.settings.get("storage")
+        return found
+
+    def bring(self, trial: Trial) -> Path | None:
+        """As `checkpoint`, from the study's storage where it is not here."""
+        if trial.checkpoint is not None and self.storage is not None:
+            Storage(self.storage).bring(self.directory / trial.checkpoint, self.directory)
+        return self.checkpoint(trial)
 
     def summary(self) -> str:
         """How many trials ended how, with the commonest reasons, in one line."""

@@ -117,6 +117,7 @@ def hyperparameter_search(
     runner: str | None = None,
     resources_per_trial: Mapping[str, Any] | None = None,
     join: bool = False,
+    storage_url: str | None = None,
     **options: Any,
 ) -> Bests:
     """Search hyperparameters for any Trainer; positional arguments and defaults are those of transformers.
@@ -155,6 +156,7 @@ def hyperparameter_search(
         gpus_per_trial: a share of a GPU for each worker, or 0; default: one, shared evenly when workers are more. Several:
             a trial runs on as many ranks, a GPU each, as under torchrun.
         ranks_per_trial: the ranks of each trial; with gpus_per_trial=0, or without GPUs, they train on the CPU.
+        storage_url: where checkpoints are copied to as well, such as "s3://bucket/search"; see the guide.
         join: several starts of the same script share the study: the first drives it, the others lend it their workers.
         trial_timeout: seconds after which a trial of a worker, or on several ranks, is ended as failed.
         runner: "ray" runs the workers as Ray actors, "slurm" as Slurm jobs, each with `resources_per_trial`.
@@ -243,6 +245,7 @@ def hyperparameter_search(
         prune_metric=prune_metric,
         compare_at=compare_at,
         join=join,
+        storage_url=storage_url,
         define=None if function.static is not None else function,
         written=function.written,
     )
@@ -264,7 +267,7 @@ def hyperparameter_search(
                 weights = _conduct_on(ranks, plan, task, opened, trial_timeout=trial_timeout)
     finally:  # also after a failure or Ctrl-C: the best so far is in hand
         best = _best(opened[0]) if opened else None
-        checkpoint = None if best is None else opened[0].checkpoint(best)
+        checkpoint = None if best is None else opened[0].bring(best)
         if best is not None and ranks is None:
             weights = kept.take(opened[0].run_directory(best.number), best.number)
         task.give_back(best, checkpoint=checkpoint, weights=weights)

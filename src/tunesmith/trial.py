@@ -20,6 +20,7 @@ from optuna.distributions import (
 from optuna.trial import BaseTrial
 
 from tunesmith.errors import SpaceError
+from tunesmith.storage import Storage, stores
 
 Space = Mapping[str, BaseDistribution]
 Params = Mapping[str, Any]
@@ -155,6 +156,7 @@ class Assignment:
     own; both paths are absolute. `inherited`: the checkpoint is another trial's, trained with other parameters.
     `save_each_report`: every report must be followed by a checkpoint, for the trial may be paused there. `logs`: the
     backend keeps what the trial logs between its reports. `environment`: variables that are set while the trial runs.
+    `storage`: a URL where checkpoints are copied to, and come from where the directory lacks them.
     """
 
     number: int
@@ -169,6 +171,7 @@ class Assignment:
     save_each_report: bool = False
     logs: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    storage: str | None = None
 
 
 class LiveTrial(BaseTrial):
@@ -199,6 +202,7 @@ class LiveTrial(BaseTrial):
         self.save_each_report = assignment.save_each_report
         self.logs = assignment.logs
         self.environment = assignment.environment
+        self.storage = assignment.storage
         self.config: dict[str, Any] = {}
 
     def __repr__(self) -> str:
@@ -337,7 +341,7 @@ class LiveTrial(BaseTrial):
         self._reports.append(entry)
         self._decision = self._link.report(entry)
         if checkpoint is not None:  # after the report, which would be missing when the trial goes on from there
-            self._link.checkpoint(str(checkpoint), int(step))
+            self.save_checkpoint(str(checkpoint), step)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Log metrics of `step` between two reports: a backend that keeps them (W&B's) shows them, the record does not."""
@@ -346,6 +350,8 @@ class LiveTrial(BaseTrial):
 
     def save_checkpoint(self, path: str, step: int) -> None:
         """Tell the study that a whole checkpoint of `step` lies at `path`: an interrupted trial goes on from there."""
+        if self.storage is not None and stores():
+            Storage(self.storage).put(Path(path).absolute(), self.directory.parent)
         self._link.checkpoint(str(path), int(step))
 
     @property

@@ -194,6 +194,7 @@ class TuneLoop(Observed):
             study=str(self.study.directory.absolute()),
             n_objectives=len(self.study.directions),
             seed=self.study.info.seed,
+            storage=self.study.storage,
         )
 
     def _arguments(self) -> dict[str, Any]:

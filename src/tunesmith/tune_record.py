@@ -160,7 +160,7 @@ class Keeper(ray.tune.Callback):  # type: ignore[misc]
 
     def _brief(self, trial: Trial) -> Brief:
         """What the worker of a trial is told, which begins at the checkpoint that the record knows."""
-        path = None if trial.checkpoint_step is None else self.study.checkpoint(trial)
+        path = None if trial.checkpoint_step is None else self.study.bring(trial)
         pauses = isinstance(self.scheduler, PAUSING)
         if path is None or trial.checkpoint_step is None:
             return Brief(trial.number, trial.attempt, pauses=pauses)

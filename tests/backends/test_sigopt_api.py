@@ -334,6 +334,14 @@ def test_workers_share_one_experiment_with_their_number_as_its_bandwidth(server,
     assert [o["values"][0]["value"] for o in sent] == [t.value for t in study.trials]
 
 
+@pytest.mark.usefixtures("small_ray")
+@pytest.mark.filterwarnings("ignore:no worker has started")  # on a loaded machine
+def test_workers_that_are_yet_to_come_count_in_the_bandwidth(server, tmp_path):
+    go(tmp_path, 1, runner="ray", workers=2)
+    experiment, _ = only(server)
+    assert experiment.body["parallel_bandwidth"] == 2
+
+
 def test_a_killed_search_goes_on_in_its_experiment_and_sends_nothing_twice(server, tmp_path):
     script = textwrap.dedent(
         f"""

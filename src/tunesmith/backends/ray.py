@@ -48,10 +48,8 @@ class RayBackend(EngineBackend):
         found = {n: (_ALIASES[n], v) for n, v in settings.items() if n in _ALIASES and v is not None}
         if "time_budget_s" in found and isinstance(settings["time_budget_s"], timedelta):
             found["time_budget_s"] = ("timeout", settings["time_budget_s"].total_seconds())
-        if "://" in str(settings.get("storage_path")):
-            raise SettingError(
-                f"storage_path must be a local path, where the record can lie, got {settings['storage_path']!r}; mount it"
-            )
+        if "://" in str(settings.get("storage_path")):  # the record stays on a local disk
+            found["storage_path"] = ("storage_url", settings["storage_path"])
         if isinstance(settings.get("resume"), str) and settings["resume"] != "auto":
             if settings["resume"] not in _RESUME:
                 raise SettingError(

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from optuna.exceptions import TrialPruned
 
 from tunesmith.errors import DiskFullError, RecordError, UserFunctionError
+from tunesmith.storage import Storage, stores
 from tunesmith.trial import Assignment, Link, LiveTrial, TrialState
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -78,7 +79,11 @@ def execute(task: Task, live: LiveTrial, *, n_objectives: int) -> Outcome:
     """Run the task on a live trial and say how it ended; only KeyboardInterrupt and SystemExit pass through."""
     try:
         with _environment(live.environment):
+            if live.storage is not None and live.resume_from is not None:
+                Storage(live.storage).bring(Path(live.resume_from), live.directory.parent)
             result = task(live)
+            if live.storage is not None and stores():  # older checkpoints go after the newest is recorded
+                Storage(live.storage).clear(live.directory, live.directory.parent)
     except TrialPruned as pruned:
         decision = live.decide()
         if decision.action == "pause":

@@ -81,7 +81,14 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def train(
-    config: Mapping[str, Any], *, task: Any, path: Sequence[str], study: str, n_objectives: int, seed: int
+    config: Mapping[str, Any],
+    *,
+    task: Any,
+    path: Sequence[str],
+    study: str,
+    n_objectives: int,
+    seed: int,
+    storage: str | None,
 ) -> None:
     """Tune's trainable: run our task with the values that Tune has chosen, and tell Tune what it reports."""
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", _LEAVE)
@@ -101,6 +108,7 @@ def train(
         directory=str(Path(study) / f"run-{brief.number}"),
         inherited=brief.inherited,
         save_each_report=brief.pauses,
+        storage=storage,
     )
     outcome = execute(_loaded[study], LiveTrial(assignment, link), n_objectives=n_objectives)
     if outcome.state is TrialState.FAILED or (outcome.reason or "").startswith("nan"):

@@ -82,7 +82,7 @@ class Logged:
 
 
 class PipeLink:
-    """A trial's line to the driver, in the worker. `shared`: the study's directory is the driver's own, not of this node."""
+    """A trial's line to the driver, in the worker. `shared`: what it saves can be read on every node."""
 
     def __init__(self, connection: Connection, *, shared: bool = True) -> None:
         self._connection = connection
@@ -114,7 +114,7 @@ class PipeLink:
         if not self._shared:
             raise SettingError(
                 f"a checkpoint must lie where every node can read it, got {path!r} on {platform.node()}, which does not "
-                "see the study's directory; put it (directory=...) on storage that all nodes share"
+                "see the study's directory; put it (directory=...) on storage that all nodes share, or pass a storage_url"
             )
         self._call("checkpoint", str(Path(path).absolute()), step)
 
@@ -158,7 +158,8 @@ def run_trials(connection: Connection, run: Callable[[Assignment, Link], Outcome
         connection.send_bytes(dumps("begun"))
         # a directory of the same name, with which a trial may begin on a node of its own, holds no record
         place = attempt.assignment.directory
-        link = PipeLink(connection, shared=not place or (Path(place).parent / FILE).is_file())
+        reached = attempt.assignment.storage is not None or not place
+        link = PipeLink(connection, shared=reached or (Path(place).parent / FILE).is_file())
         with _at_most(attempt.limit):
             message = _portable(run(attempt.assignment, link))
         sys.stdout.flush()
