@@ -150,6 +150,7 @@ def test_choices_among_dicts_are_resolved_where_tune_drives(tmp_path, options):
         ({"scheduler": ASHAScheduler(), "stop_when": "converged"}, "stop_when must be left out"),
         ({"scheduler": ASHAScheduler(), "trial_timeout": 5}, "trial_timeout must be left out"),
         ({"scheduler": ASHAScheduler(), "runner": "workers", "workers": 1}, "runner must be left out"),
+        ({"scheduler": ASHAScheduler(), "ranks_per_trial": 2}, "ranks_per_trial must be 1 where Ray Tune's"),
         ({"search_alg": OptunaSearch(), "enqueue": [{"x": 0.5}]}, "enqueue must be left out"),
         ({"scheduler": PBT, "search_alg": OptunaSearch()}, "population based training proposes by itself"),
         ({"scheduler": PBT, "workers": 1}, "workers must be left out with PopulationBasedTraining"),

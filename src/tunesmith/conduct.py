@@ -374,6 +374,12 @@ def _check_left(plan: Plan, places: Places) -> None:
         "runner": None if places.name == "ray" else places.name,
         "enqueue": list(plan.enqueue) if plan.options.get("search_alg") is not None else None,
     }
+    if places.ranks != 1:
+        raise SettingError(
+            f"ranks_per_trial must be 1 where Ray Tune's scheduler or search_alg drives the search, got {places.ranks}; leave those "
+            'objects out, and Ray reserves the places of all ranks of a trial at once (with backend="optuna" a pruner such as '
+            "optuna.pruners.HyperbandPruner stops trials early)"
+        )
     for name, value in given.items():
         if value:
             raise SettingError(
