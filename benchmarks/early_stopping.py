@@ -4,7 +4,7 @@
     TUNESMITH_BENCH=/path/to/problems python benchmarks/early_stopping.py compare results.jsonl
 
 The problems (see search_quality.py) are those that have `curve(params)`: the losses in the course of training. A trial
-reports at sixteen or fewer shares of its training, and a stopped one costs the share that it ran. Regret is that of the best
+reports at sixteen or fewer shares of its training (`--reports`), and a stopped one costs the share that it ran. Regret is that of the best
 full trial. `compare` holds the ways of a file against each other: regret by budget, the share of the budget that reaches
 the mean end of TPE without pruning on the same problem (median over runs; none: never), and trials begun.
 """
@@ -24,7 +24,7 @@ from tunesmith.backends.engine import EngineBackend
 from tunesmith.backends.optuna import OptunaBackend
 from tunesmith.trial import Report, Trial, TrialState
 
-BUDGET, REPORTS = 20.0, 16
+BUDGET = 20.0
 WAYS = {
     "engine": lambda setting: EngineBackend(setting, pruner=None),
     "stopper": lambda setting: EngineBackend(setting, pruner="model"),
@@ -35,7 +35,7 @@ WAYS = {
 }
 
 
-def search(way, task, seed):
+def search(way, task, seed, reports):
     """[budget spent, regret] after each full trial, and how many trials were begun."""
     trials, spent, found, least = [], 0.0, [], np.inf
     best, median = task.reference()
@@ -48,7 +48,7 @@ def search(way, task, seed):
         params = {k: offered.draw(k, task.space[k]) if v is None else v for k, v in params.items()}
         trial = replace(trials[number], params=params, distributions=task.space)
         curve = task.curve(params)
-        steps = sorted({round(k) for k in np.linspace(0, len(curve), REPORTS + 1)[1:]})
+        steps = sorted({round(k) for k in np.linspace(0, len(curve), reports + 1)[1:]})
         for step in steps:
             report = Report(step, (float(curve[step - 1]),), share=step / len(curve))
             trial = trials[number] = replace(trial, reports=(*trial.reports, report))
@@ -78,7 +78,7 @@ def run(args):
         for seed in range(args.seeds):
             for name in names:
                 if (args.way, name, seed) not in done:
-                    found = search(args.way, tasks.make(name), seed)
+                    found = search(args.way, tasks.make(name), seed, args.reports)
                     out.write(json.dumps({"way": args.way, "task": name, "seed": seed, **found}) + "\n")
                     out.flush()
 
@@ -128,6 +128,7 @@ def main():
     command.add_argument("--way", choices=list(WAYS), required=True)
     command.add_argument("--out", type=Path, required=True)
     command.add_argument("--seeds", type=int, default=5)
+    command.add_argument("--reports", type=int, default=16, help="of a trial, at most")
     command.set_defaults(call=run)
     command = commands.add_parser("compare", help="tables of a file's ways")
     command.add_argument("file", type=Path)
