@@ -58,7 +58,8 @@ def importances(
     thetas = hyperparameters(points, target, cube.group, count=_FUNCTIONS, rng=rng, priors=SIGNAL_OR_NOISE)
     drawn = np.array([draw_function(points, target, at, cube.group, theta=t, rng=rng) for t in thetas])
     totals, mains = _indices(drawn.reshape(_FUNCTIONS, len(cube) + 2, _POINTS))
-    low, total, high = np.quantile(totals, [0.05, 0.5, 0.95], axis=0)
+    # between these of 40 draws lie 90 % of further ones, between NumPy's default quantiles 85 %
+    low, total, high = np.quantile(totals, [0.05, 0.5, 0.95], axis=0, method="weibull")
     main = np.median(mains, axis=0)
     found = {
         name: Importance(*(round(float(v[k]), 4) for v in (total, low, high, main)))
