@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -12,22 +13,28 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from tunesmith.folders import step_of
 from tunesmith.study import Study
 from tunesmith.trial import LiveTrial, Trial
 
 SHARE_OF_MEMORY = 0.25  # weights are kept when they take at most this share of the memory that is available
 SHARE_OF_DISK = 0.25  # likewise of the disk's free space
 FILE = "kept.safetensors"
-_LOSS = "loss"
+_LOSSES = "losses"
 
 Weights = dict[str, torch.Tensor]
+Losses = tuple[float, ...]
+_NONE: tuple[Losses, int] = ((math.inf,), 0)  # worse than any trial
 
 
 class Kept(Protocol):
     """Keeps the best model's weights."""
 
-    def offer(self, live: LiveTrial, loss: float, model: torch.nn.Module) -> None:
-        """Keep the model of a trial that has completed, if it is the best so far and there is room."""
+    def offer(self, live: LiveTrial, losses: Losses, model: torch.nn.Module) -> None:
+        """Keep the model of a trial that has completed, if it is the best so far and there is room.
+
+        The best is the one that leads `study.best_trials`: by the first objective, where equal by the next, then by number.
+        """
 
     def take(self, run_directory: Path, number: int) -> Weights | None:
         """The weights of trial `number`, None when they were not kept."""
@@ -38,16 +45,16 @@ class KeptInMemory:
 
     def __init__(self) -> None:
         self._number: int | None = None
-        self._loss = math.inf
+        self._best: tuple[Losses, int] = _NONE
         self._weights: Weights = {}
 
-    def offer(self, live: LiveTrial, loss: float, model: torch.nn.Module) -> None:
+    def offer(self, live: LiveTrial, losses: Losses, model: torch.nn.Module) -> None:
         """Keep the model if it is the best so far and fits."""
-        if loss >= self._loss:
+        if (losses, live.number) >= self._best:
             return
         tensors = _tensors(model)
         self._weights = {}  # the earlier copy goes first: both need not fit
-        self._loss, self._number = loss, None
+        self._best, self._number = (losses, live.number), None
         if _size(tensors) <= SHARE_OF_MEMORY * psutil.virtual_memory().available:
             self._weights = {n: t.detach().to("cpu", copy=True) for n, t in tensors.items()}
             self._number = live.number
@@ -73,18 +80,17 @@ class KeptInFiles:
         self._best: int | None = None  # the trial whose file has stayed, once others have been looked for
         self._tidy = False
 
-    def offer(self, live: LiveTrial, loss: float, model: torch.nn.Module) -> None:
+    def offer(self, live: LiveTrial, losses: Losses, model: torch.nn.Module) -> None:
         """Write the model's file if it is the best so far and there is room."""
-        if not self._judged and any(
-            known <= loss for known in map(_loss_in, live.directory.parent.glob(f"run-*/{FILE}"))
-        ):
+        there = live.directory.parent.glob(f"run-*/{FILE}")
+        if not self._judged and any(known <= (losses, live.number) for known in map(_place_of, there)):
             return
         tensors = _tensors(model)
         if _size(tensors) > SHARE_OF_DISK * shutil.disk_usage(live.directory.parent).free:
             return
         live.directory.mkdir(exist_ok=True)
         torn = live.directory / f"{FILE}.part"
-        save_file({n: _whole(t) for n, t in tensors.items()}, torn, {_LOSS: repr(loss)})
+        save_file({n: _whole(t) for n, t in tensors.items()}, torn, {_LOSSES: json.dumps(losses)})
         torn.replace(live.directory / FILE)
 
     def take(self, run_directory: Path, number: int) -> Weights | None:  # noqa: ARG002
@@ -129,10 +135,10 @@ def _in_file(run_directory: Path) -> Weights | None:
     return dict(load_file(path)) if path.is_file() else None
 
 
-def _loss_in(path: Path) -> float:
-    """The loss that a file is of; infinity when it is no whole file, or just removed."""
+def _place_of(path: Path) -> tuple[Losses, int]:
+    """The losses that a file is of, and its trial's number; worse than any when it is no whole file, or just removed."""
     try:
         with safe_open(path, "pt") as file:
-            return float(file.metadata()[_LOSS])
-    except (OSError, SafetensorError):
-        return math.inf
+            return tuple(json.loads(file.metadata()[_LOSSES])), step_of(path.parent)
+    except (OSError, SafetensorError, KeyError):
+        return _NONE

@@ -221,7 +221,8 @@ class TrainerTask:
         kept = saved.resolve().relative_to(study) if saved.is_dir() else None
         sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled  # no rank has the whole model
         if outcome.state is TrialState.COMPLETE and kept is None and trainer.is_world_process_zero() and not sharded:
-            self.kept.offer(live, signs(self.objective.directions)[0] * report.values[0], trainer.model)
+            losses = tuple(s * v for s, v in zip(signs(self.objective.directions), report.values, strict=True))
+            self.kept.offer(live, losses, trainer.model)
         return Outcome(
             outcome.state,
             outcome.values,
