@@ -63,6 +63,34 @@ def test_a_trial_paused_within_an_epoch_comes_to_the_best_checkpoint_of_an_unint
     assert logged[0] == logged[1]
 
 
+@pytest.mark.parametrize(
+    ("gently", "seen"), [(True, [*range(1, 11), *range(11, 17)]), (False, [*range(1, 11), *range(1, 17)])]
+)
+def test_with_save_only_model_a_trial_goes_on_only_where_the_schedule_is_known(tmp_path, gently, seen):
+    steps, rate = [], {}
+
+    class Interrupt(TrainerCallback):
+        done = False
+
+        def on_step_end(self, args, state, control, lr_scheduler=None, **kwargs):
+            steps.append(state.global_step)
+            rate.setdefault(state.global_step, set()).add(lr_scheduler.get_last_lr()[0])
+            if state.global_step == 10 and not Interrupt.done:
+                Interrupt.done = True
+                if not gently:
+                    raise KeyboardInterrupt
+                os.kill(os.getpid(), signal.SIGINT)
+
+    def start():
+        return search(tiny.make(Trainer, tmp_path, save_only_model=True, callbacks=[Interrupt()]), n_trials=1)
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    start()
+    assert steps == seen
+    assert all(len(rates_at_step) == 1 for rates_at_step in rate.values())
+
+
 def test_keep_checkpoints_best_leaves_one(tmp_path):
     trainer = tiny.make(Trainer, tmp_path)
     best = search(trainer, n_trials=4, keep_checkpoints="best")

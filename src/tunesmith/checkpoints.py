@@ -39,10 +39,14 @@ def gathered(path: Path) -> bool:
     return any((path / name).is_file() for name in _WEIGHTS) or any(path.glob("*.index.json"))
 
 
-def resumable(recorded: Path) -> Path | None:
-    """The newest whole checkpoint of a trial up to the one that was recorded last (a torn one was never recorded)."""
+def resumable(recorded: Path, *, schedule: bool = False) -> Path | None:
+    """The newest whole checkpoint of a trial up to the one that was recorded last (a torn one was never recorded).
+
+    `schedule`: one that holds where the learning rate's schedule stands, which `save_only_model` leaves out.
+    """
     known = [p for p in recorded.parent.glob("checkpoint-*") if 0 <= step_of(p) <= step_of(recorded) and whole(p)]
-    return max(known, key=step_of, default=None)
+    fit = [p for p in known if not schedule or (p / "scheduler.pt").is_file()]
+    return max(fit, key=step_of, default=None)
 
 
 def clear_torn(study: Study, trial: Trial) -> None:

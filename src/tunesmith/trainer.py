@@ -184,12 +184,13 @@ class TrainerTask:
         trainer.add_callback(_Watch(live))
         if live.logs:
             trainer.add_callback(_Logs(live, trainer))
-        resume = None if live.resume_from is None else checkpoints.resumable(Path(live.resume_from))
-        if resume is not None and live.inherited:
+        anew = args.save_only_model and not live.inherited  # from weights alone the schedule would begin a second time
+        resume = live.resume_from and checkpoints.resumable(Path(live.resume_from), schedule=anew)
+        if resume and live.inherited:
             inheritance.forget_past(resume, train_batch_size=args.train_batch_size)
         _name_cpu(args)
         try:
-            trainer.train(resume_from_checkpoint=None if resume is None else str(resume), trial=live)
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None, trial=live)
         except BaseException as error:
             full = disk_full(error, live.directory)
             checkpoints.clear_half_written(live.directory)  # room for the record, where the disk is full
@@ -327,6 +328,7 @@ class _Watch(TrainerCallback):
         if self.live.decide().action == "pause" and state.global_step < state.max_steps:
             self._paused = control.should_training_stop = True
             control.should_save = control.should_save or str(getattr(args.save_strategy, "value", "no")) != "no"
+            args.save_only_model = False  # to go on from
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002  callbacks get them
         """An epoch that the pause cuts short has no evaluation: an uninterrupted trial would not have had it either."""
