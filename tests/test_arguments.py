@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import tiny
 import transformers
@@ -89,3 +91,26 @@ def test_identity_ignores_where_output_goes(tmp_path):
     here, there = tiny.arguments(tmp_path / "a"), tiny.arguments(tmp_path / "b")
     assert arguments.identity(here) == arguments.identity(there)
     assert arguments.identity(here) != arguments.identity(tiny.arguments(tmp_path / "a", weight_decay=0.3))
+
+
+def test_an_object_without_a_text_of_its_own_is_the_same_at_the_next_start(tmp_path):
+    @dataclasses.dataclass
+    class Arguments(transformers.TrainingArguments):
+        thing: object = None
+
+    one, other = (Arguments(output_dir=str(tmp_path), use_cpu=True, report_to=[], thing=object()) for _ in range(2))
+    assert arguments.identity(one) == arguments.identity(other)
+
+
+def test_what_the_arguments_compute_is_refused_with_the_name_of_what_can_be_set(args):
+    with pytest.raises(SettingError, match=r"train_batch_size cannot be set: .*mean 'per_device_train_batch_size'"):
+        arguments.fresh(args, {"train_batch_size": 8})
+
+
+@pytest.mark.parametrize("name", ["optimizer", "model", "train", "data_collator"])
+def test_the_parts_and_methods_of_a_trainer_are_no_hyperparameters(tmp_path, name):
+    trainer = tiny.make(transformers.Trainer, tmp_path)
+    assert not arguments.is_setting(trainer, name)
+    assert name in arguments.unknown_names([name], trainer.args, trainer, None)
+    trainer.focal_gamma = [2.0]
+    assert arguments.is_setting(trainer, "focal_gamma")

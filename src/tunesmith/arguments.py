@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import inspect
 import json
+import re
 import textwrap
 import types
 import typing
@@ -24,6 +25,14 @@ _INCIDENTAL = {
     "disable_tqdm", "log_level", "log_level_replica", "logging_first_step", "overwrite_output_dir",
     "resume_from_checkpoint", "ddp_timeout", "hub_model_id", "push_to_hub", "trackio_space_id", "project",
 }  # fmt: skip
+# what a Trainer is made of, by names that a user may give to something else: "optimizer", "model"
+_PARTS = {
+    "accelerator", "args", "callback_handler", "compute_loss_func", "compute_metrics", "compute_objective", "control",
+    "data_collator", "deepspeed", "eval_dataset", "hp_name", "hp_space", "label_smoother", "lr_scheduler", "model",
+    "model_init", "model_wrapped", "objective", "optimizer", "optimizer_cls_and_kwargs",
+    "preprocess_logits_for_metrics", "processing_class", "ref_model", "state", "tokenizer", "train_dataset",
+}  # fmt: skip
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object without a text of its own: another one at each start
 # where transformers 5 knows the new name, it lets that one decide
 _RENAMED = {
     "gradient_checkpointing": "activation_checkpointing",
@@ -48,6 +57,11 @@ def fresh(arguments: Any, changes: Mapping[str, Any]) -> Any:
             changed = {**getattr(result, head), **value}
         else:
             changed = convert(head, value, _hints(type(arguments)).get(head, Any))
+        computed = getattr(type(arguments), head, None)
+        if isinstance(computed, property) and computed.fset is None:
+            near = [f.name for f in dataclasses.fields(arguments) if f.name.endswith(head)]
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise SettingError(f"{name} cannot be set: {type(arguments).__name__} computes it from others{hint}")
         setattr(result, head, changed)
     for old, new in _RENAMED.items():
         if old in changes and new not in changes and hasattr(result, new):
@@ -78,7 +92,7 @@ def unknown_names(
 ) -> dict[str, str | None]:
     """The names that nothing reads, each with the nearest known name (None when none is near).
 
-    A name is read when it is a field of the arguments (`field.key` for a nested one), an attribute of the Trainer, or
+    A name is read when it is a field of the arguments (`field.key` for a nested one), a setting of the Trainer, or
     when the code of `model_init` (or of a function it calls) mentions it.
     """
     fields = {f.name for f in dataclasses.fields(arguments)}
@@ -86,11 +100,16 @@ def unknown_names(
     unknown = {}
     for name in names:
         head = name.partition(".")[0]
-        if head in fields or head in mentioned or name in mentioned or hasattr(trainer, head):
+        if head in fields or head in mentioned or name in mentioned or is_setting(trainer, head):
             continue
         near = difflib.get_close_matches(name, sorted(fields | mentioned), n=1)
         unknown[name] = near[0] if near else None
     return unknown
+
+
+def is_setting(trainer: Any, name: str) -> bool:
+    """Whether a hyperparameter of this name is to take an attribute's place: not the Trainer's parts, nor its methods."""
+    return hasattr(trainer, name) and name not in _PARTS and not callable(getattr(trainer, name))
 
 
 def identity(arguments: Any) -> dict[str, str]:
@@ -98,7 +117,7 @@ def identity(arguments: Any) -> dict[str, str]:
     found = {}
     for field in dataclasses.fields(arguments):
         if field.name not in _INCIDENTAL and field.init and not field.name.startswith("_"):
-            found[field.name] = str(getattr(arguments, field.name, None))
+            found[field.name] = _ADDRESS.sub("", str(getattr(arguments, field.name, None)))
     return found
 
 

@@ -177,7 +177,7 @@ class TrainerTask:
         process_state.forget_accelerator(trainer)
         self.recipe.rebuild(trainer, args, fresh_callbacks=True, bars=self.bars)
         for name, value in values.items():
-            if not self._is_argument(name) and hasattr(trainer, name):
+            if not self._is_argument(name) and arguments.is_setting(trainer, name):
                 setattr(trainer, name, value)
         trainer.hp_space, trainer.hp_name, trainer.hp_search_backend = self.space, self.hp_name, self.hp_backend
         trainer.objective, trainer.compute_objective, trainer._trial = None, self.objective, live  # noqa: SLF001
