@@ -393,3 +393,11 @@ def test_a_search_ends_when_it_has_converged_and_says_why(tmp_path: Path) -> Non
 def test_stop_when_is_checked(tmp_path: Path, settings, message: str) -> None:
     with pytest.raises(SettingError, match=message):
         tunesmith.search(lambda trial: 0.0, directory=tmp_path, **settings)
+
+
+def test_a_callback_that_would_never_be_called_is_refused(tmp_path: Path) -> None:
+    def never(study, trial) -> None:
+        raise AssertionError
+
+    with pytest.raises(SettingError, match=r"methods such as on_trial_end\(study, trial\), got 'never'"):
+        tunesmith.search(bowl, n_trials=1, directory=tmp_path, progress=False, callbacks=[never])

@@ -74,6 +74,12 @@ class Plan:
         for params in self.enqueue:
             if not isinstance(params, Mapping):
                 raise SettingError(f"enqueue must be a list of dicts of parameters, got {params!r}")
+        for callback in self.callbacks:
+            if callable(callback) and not any(name.startswith("on_") for name in dir(callback)):
+                raise SettingError(
+                    "callbacks must be objects with methods such as on_trial_end(study, trial), got "
+                    f"{getattr(callback, '__name__', callback)!r}, which has none: it would never be called"
+                )
         check_options(self.backend, self.options)
         if self.storage_url is not None:
             Storage(self.storage_url)
