@@ -56,3 +56,17 @@ def test_a_constraint_that_asks_for_a_metric_that_the_trainer_lacks_names_those_
         trainer.hyperparameter_search(
             hp_space=rates, n_trials=2, seed=0, progress=False, constraints=lambda metrics: metrics["size"]
         )
+
+
+def test_a_trainer_with_an_evaluation_of_its_own_needs_no_eval_dataset(tmp_path):
+    class Own(Trainer):
+        def get_eval_dataloader(self, eval_dataset=None):
+            return super().get_eval_dataloader(tiny.Points(64, 1))
+
+    trainer = Own(
+        model_init=tiny.model_init,
+        args=tiny.arguments(tmp_path, eval_strategy="no", save_strategy="no", num_train_epochs=1),
+        train_dataset=tiny.Points(64, 0),
+    )
+    best = trainer.hyperparameter_search(rates, n_trials=2, progress=False)
+    assert len(best.study.completed()) == 2

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import transformers
 from transformers.trainer_utils import default_compute_objective
 
 from tunesmith.errors import SettingError
@@ -32,7 +33,11 @@ class Objective:
         `direction` is turned to "maximize" where the arguments say that greater is better; a metric that contradicts
         the direction given is not taken.
         """
-        if trainer.eval_dataset is None:
+        own = any(
+            getattr(type(trainer), name) is not getattr(transformers.Trainer, name)
+            for name in ("get_eval_dataloader", "evaluate")
+        )
+        if trainer.eval_dataset is None and not own:
             raise SettingError("a search needs an eval_dataset to compute the objective on, got None")
         if compute_objective is not None:
             name = getattr(compute_objective, "__qualname__", type(compute_objective).__name__)
