@@ -38,6 +38,7 @@ def optimiser() -> types.ModuleType:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import sigoptlite.sources as sources  # noqa: PLC0415, PLR0402  an optional package
+            import threadpoolctl  # noqa: F401, PLC0415  so is this one
             from libsigopt.compute import probabilistic_failures  # noqa: PLC0415
     except ImportError as error:
         raise MissingDependencyError(
@@ -76,6 +77,7 @@ def suggest(
     sources = optimiser()
     from sigoptlite.builders import LocalExperimentBuilder  # noqa: PLC0415  an optional package
     from sigoptlite.models import LocalObservation, MetricEvaluation  # noqa: PLC0415
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
     flat = Coded(coded.space)  # it makes choices of conditionals itself, and calls numpy.product to check them
     experiment = LocalExperimentBuilder(
@@ -96,7 +98,8 @@ def suggest(
         source, kind = sources.SPESource(experiment), "SigOpt's density estimates"
     else:
         source = sources.GPSource(experiment)
-    with _seeded(seed), warnings.catch_warnings(), np.errstate(all="ignore"):
+    # many products of small matrices, for which a second thread costs twenty times what it saves
+    with _seeded(seed), threadpool_limits(1, "blas"), warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # of libsigopt's numerics
         try:
             if kind == "SigOpt's Gaussian process":
