@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tunesmith.runners import reception
 from tunesmith.runners.joining import FILE, Gate, knock
 from tunesmith.runners.workers import WorkersRunner
 from tunesmith.testing.runners import Driver, next_ended, square
@@ -63,6 +64,15 @@ def test_who_does_not_know_the_key_stays_outside_and_nothing_of_it_is_unpickled(
     with knock(tmp_path, b"friend"):  # the gate goes on
         assert gate.arrived()[1] == b"friend"
     assert BETRAYED == []
+
+
+def test_who_says_nothing_keeps_nobody_waiting_at_the_gate(gate, tmp_path, monkeypatch):
+    monkeypatch.setattr(reception, "_PROOF_LIMIT", 1.0)
+    address = json.loads((tmp_path / FILE).read_text())["address"]
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(address)
+        with knock(tmp_path, b"friend"):
+            assert gate.arrived()[1] == b"friend"
 
 
 def test_nobody_is_there_when_a_killed_driver_has_left_its_file(tmp_path):

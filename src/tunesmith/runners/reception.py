@@ -1,4 +1,8 @@
-"""Where workers on other machines come to the driver: a port on which they prove that they were invited, and it too."""
+"""Where workers of other processes come to the driver: they prove there that they were invited, and it proves itself too.
+
+It is a port for workers on other machines, a socket in a folder for those on this one. Both ends prove that they know
+the key (an HMAC challenge) before anything is unpickled.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+from pathlib import Path
 
 from tunesmith.errors import TunesmithError
 
+Address = tuple[str, int] | str  # a host's port, or the path of a socket
 _ARRIVAL_LIMIT = 30.0  # seconds for a worker to reach the driver
 _PROOF_LIMIT = 10.0  # seconds for either to prove itself
 _KEEP_ALIVE = {"KEEPIDLE": 15, "KEEPINTVL": 5, "KEEPCNT": 3}  # a host that is gone is noticed within half a minute
@@ -23,18 +29,18 @@ _KEEP_ALIVE = {"KEEPIDLE": 15, "KEEPINTVL": 5, "KEEPCNT": 3}  # a host that is g
 class Invitation:
     """What a worker needs to come to the driver."""
 
-    host: str
-    port: int
+    address: Address
     worker: int
     key: bytes = field(repr=False)
 
     def accept(self) -> Connection:
         """Come to the driver, from the worker. Raises ConnectionError when it cannot be reached."""
         try:
-            line = socket.create_connection((self.host, self.port), timeout=_ARRIVAL_LIMIT)
+            line = _connect(self.address)
         except OSError as error:
+            where = self.address if isinstance(self.address, str) else "{}:{}".format(*self.address)
             raise ConnectionError(
-                f"a worker must reach the driver, and {platform.node()} cannot connect to {self.host}:{self.port} "
+                f"a worker must reach the driver, and {platform.node()} cannot connect to {where} "
                 f"({error}); run the driver inside the cluster, and let its nodes connect to it"
             ) from error
         connection = _as_connection(line)
@@ -46,35 +52,40 @@ class Invitation:
 
 
 class Reception:
-    """The port, at the driver. `arrived(worker, connection)` is called in a thread of its own."""
+    """The driver's end, at a port of `place`, a host, or at the path of a socket.
 
-    def __init__(self, host: str, arrived: Callable[[int, Connection], None]) -> None:
+    `arrived(worker, connection)` is called in a thread of its own.
+    """
+
+    def __init__(self, place: str | Path, arrived: Callable[[int, Connection], None]) -> None:
         self._arrived = arrived
         self._key = secrets.token_bytes(32)
+        self._closed = False
         try:
-            self._listener = socket.create_server((host, 0), backlog=1024)
+            self._listener = _listen(place)
         except OSError as error:
-            raise TunesmithError(f"the driver must listen at the address of its node, {host}: {error}") from error
-        self._host, self._port = self._listener.getsockname()[:2]
+            raise TunesmithError(f"the driver must listen at the address of its node, {place}: {error}") from error
+        self._address: Address = str(place) if isinstance(place, Path) else self._listener.getsockname()[:2]
         self._thread = threading.Thread(target=self._receive, name="tunesmith-reception", daemon=True)
         self._thread.start()
 
     def invite(self, worker: int) -> Invitation:
         """An invitation for one worker."""
-        return Invitation(self._host, self._port, worker, self._key)
+        return Invitation(self._address, worker, self._key)
 
     def close(self) -> None:
         """Receive nobody any more."""
+        self._closed = True
         with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
-        self._listener.close()
+            _connect(self._address).close()  # or the thread would wait for ever
         self._thread.join()
+        self._listener.close()
 
     def _receive(self) -> None:
         while True:
-            try:
-                line, _ = self._listener.accept()
-            except OSError:
+            line, _ = self._listener.accept()
+            if self._closed:
+                line.close()
                 return
             connection = _as_connection(line)
             try:
@@ -88,10 +99,37 @@ class Reception:
                 self._arrived(worker, connection)
 
 
+def _listen(place: str | Path) -> socket.socket:
+    if not isinstance(place, Path):
+        return socket.create_server((place, 0), backlog=1024)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(str(place))
+        listener.listen(64)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _connect(address: Address) -> socket.socket:
+    if not isinstance(address, str):
+        return socket.create_connection(address, timeout=_ARRIVAL_LIMIT)
+    line = socket.socket(socket.AF_UNIX)
+    try:
+        line.connect(address)
+    except OSError:
+        line.close()
+        raise
+    return line
+
+
 def _as_connection(line: socket.socket) -> Connection:
     """A socket as a connection: small messages leave at once, a host that is gone is noticed, and a silent one waited for no longer."""
     line.settimeout(None)  # blocking: the limits are the kernel's
     _set_limit(line, _PROOF_LIMIT)
+    if line.family == socket.AF_UNIX:
+        return Connection(line.detach())
     line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _KEEP_ALIVE.items():
