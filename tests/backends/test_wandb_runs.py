@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import optuna
@@ -169,3 +170,35 @@ def test_a_script_that_is_tuned_as_it_is_has_its_logs_in_the_run_too(server, tmp
     assert [row["train/global_step"] for row in run.history if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
     assert [row["trial/step"] for row in run.history if "objective" in row] == [3, 6]
     assert len(server.runs) == 1
+
+
+def test_a_killed_service_of_wandbs_client_costs_its_run_the_end_and_no_trial(server, tmp_path):
+    script = textwrap.dedent(
+        f"""
+        import warnings, optuna, psutil, tunesmith
+
+        def learning(trial):
+            trial.report(0.5, 1)
+            if trial.number == 1:
+                for child in psutil.Process().children():
+                    if any("wandb-core" in part for part in child.cmdline()):
+                        child.kill()
+                        child.wait()
+            trial.log({{"loss": 1.0}}, 2)
+            trial.report(0.25, 2)
+            return trial.params["x"]
+
+        warnings.simplefilter("ignore")
+        space = {{"x": optuna.distributions.FloatDistribution(0, 1)}}
+        tunesmith.search(learning, 3, directory={str(tmp_path / "s")!r}, backend="wandb", method="random", space=space)
+        """
+    )
+    apart = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}  # W&B's service of this process
+    done = subprocess.run([sys.executable, "-c", script], env=apart, check=False, timeout=200, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    study = tunesmith.load_study(tmp_path / "s")
+    assert [t.state.value for t in study.trials] == ["COMPLETE"] * 3
+    assert [t.why["wandb"] for t in study.trials] == ["W&B's sweep (random)"] * 3
+    runs = {r.name: r for r in server.in_order()}
+    for trial in (study.trials[0], study.trials[2]):
+        assert runs[trial.why["wandb_run"]].summary["objective"] == trial.value

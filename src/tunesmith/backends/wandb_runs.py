@@ -8,8 +8,9 @@ import subprocess  # the uploader is ours
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,17 +137,21 @@ class Runs:
 
     def begin(self, trial: Trial, run_id: str, *, sweep: str | None, config: Mapping[str, Any]) -> None:
         """Open the run of a trial, or go on with it."""
-        import wandb  # noqa: PLC0415  an optional package
-
         number = trial.number
         if number in self._open:  # tried again, from its last checkpoint: what it logs anew is there
             self._open[number].repeats_to = self._open[number].logged
             return
+        with self._survives(number):
+            self._open[number] = self._begun(trial, run_id, sweep=sweep, config=config)
+
+    def _begun(self, trial: Trial, run_id: str, *, sweep: str | None, config: Mapping[str, Any]) -> _Open:
+        import wandb  # noqa: PLC0415  an optional package
+
         run = wandb.init(
             **self._settings,
             id=run_id,
-            name=f"trial-{number}",
-            config={**config, "trial": number},
+            name=f"trial-{trial.number}",
+            config={**config, "trial": trial.number},
             dir=str(self._directory),
             mode="offline",
             # where trials run one at a time, the run is the one of `wandb.log` and of a Trainer's own WandbCallback
@@ -168,15 +173,16 @@ class Runs:
         run.define_metric("*", step_metric="trial/step", step_sync=True)
         run.finish = _leave_open  # the WandbCallback of a search begins with wandb.finish()
         last = -1 if trial.checkpoint_step is None else trial.checkpoint_step
-        self._open[number] = _Open(run, Path(run.settings.sync_file), last)
+        return _Open(run, Path(run.settings.sync_file), last)
 
     def log(self, trial: Trial) -> None:
         """Write the trial's new reports."""
         mine = self._open.get(trial.number)
         if mine is None:
             return
-        self._write(mine, trial)
-        self._show(mine)
+        with self._survives(trial.number):
+            self._write(mine, trial)
+            self._show(mine)
 
     def log_between(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
         """Write what the trial logs between its reports; the objectives' names are theirs."""
@@ -185,8 +191,9 @@ class Runs:
             return
         mine.logged = max(mine.logged, step)
         names = {self._metric, *self._names}
-        mine.run.log({**{k: v for k, v in metrics.items() if k not in names}, "trial/step": step})
-        self._show(mine)
+        with self._survives(number):
+            mine.run.log({**{k: v for k, v in metrics.items() if k not in names}, "trial/step": step})
+            self._show(mine)
 
     def _show(self, mine: _Open) -> None:
         if not mine.live and time.monotonic() - mine.began >= self.live_after:
@@ -195,9 +202,15 @@ class Runs:
 
     def end(self, trial: Trial, *, stopped: bool) -> Path | None:
         """Close the run: summary, state and reason. Returns its file."""
-        mine = self._open.pop(trial.number, None)
+        mine = self._open.get(trial.number)
         if mine is None:
             return None
+        with self._survives(trial.number):
+            self._write_end(mine, trial, stopped=stopped)
+            self.uploader.send(mine.path, "whole")
+        return None if self._open.pop(trial.number, None) is None else mine.path
+
+    def _write_end(self, mine: _Open, trial: Trial, *, stopped: bool) -> None:
         self._write(mine, trial)
         last = trial.reports[-1].values if trial.reports else None
         values = trial.values if trial.values is not None else (last if trial.state is TrialState.PRUNED else None)
@@ -205,15 +218,33 @@ class Runs:
         mine.run.summary.update({**summary, **({} if values is None else self._values(values))})
         code = {TrialState.COMPLETE: 0, TrialState.PRUNED: STOPPED if stopped else 0}.get(trial.state, 1)
         _finish(mine.run, code)
-        self.uploader.send(mine.path, "whole")
-        return mine.path
 
     def pause(self) -> None:
         """Close the runs of trials that will go on at another start."""
-        for mine in self._open.values():
-            _finish(mine.run, 1)
-            self.uploader.send(mine.path, "whole")
+        for number, mine in list(self._open.items()):
+            with self._survives(number):
+                _finish(mine.run, 1)
+                self.uploader.send(mine.path, "whole")
         self._open.clear()
+
+    @contextmanager
+    def _survives(self, number: int) -> Iterator[None]:
+        """W&B's service is a process, which may be killed: that costs runs their ends, and no trial."""
+        import wandb  # noqa: PLC0415  an optional package
+
+        try:
+            yield
+        except Exception as error:
+            if not (isinstance(error, OSError) or "wandb" in type(error).__module__):
+                raise
+            self._open.pop(number, None)
+            with suppress(Exception):  # the next run gets a new service
+                wandb.teardown()
+            warnings.warn(
+                f"W&B's client has failed in the run of trial {number} ({type(error).__name__}: {error}): the trial goes "
+                "on, and its run ends there",
+                stacklevel=5,
+            )
 
     def _write(self, mine: _Open, trial: Trial) -> None:
         if len(trial.params) > mine.configured:

@@ -173,6 +173,7 @@ class Sweep:
         self.project, self.entity, self.id = project, entity, sweep
         self.line = Line()
         self._api: Any = None
+        self._service: Any = None
         self._agents: list[_Agent] = []
 
     # -- making and joining --------------------------------------------------------------------------------------
@@ -237,8 +238,9 @@ class Sweep:
     def _connect(self) -> Any:
         import wandb  # noqa: PLC0415  an optional package
 
-        if self._api is None:
-            self._api = wandb.Api()
+        service = wandb.setup()  # another one after the first was killed
+        if self._api is None or self._service is not service:
+            self._api, self._service = wandb.Api(), service
             self.entity = self.entity or self._api.default_entity
         return self._api
 
