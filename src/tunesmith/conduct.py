@@ -299,7 +299,7 @@ def search(
         directions=as_directions(direction),
         backend=backend,
         options=options,
-        directory=Path(directory),
+        directory=Path(directory).absolute(),  # a trial may change the working directory
         name=study,
         resume=resume,
         identity={"objective": name, "space": describe(static) if tree is None else tree.described()},

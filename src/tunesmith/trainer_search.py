@@ -219,7 +219,7 @@ def hyperparameter_search(
         directions=objective.directions,
         backend=name,
         options={k: v for k, v in options.items() if k not in ("n_jobs", "gc_after_trial", "catch")},
-        directory=Path(directory or trainer.args.output_dir),
+        directory=Path(directory or trainer.args.output_dir).absolute(),
         name=study if study is not None else options.get("study_name"),
         resume=resume,
         identity={
