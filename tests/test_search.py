@@ -401,3 +401,25 @@ def test_a_callback_that_would_never_be_called_is_refused(tmp_path: Path) -> Non
 
     with pytest.raises(SettingError, match=r"methods such as on_trial_end\(study, trial\), got 'never'"):
         tunesmith.search(bowl, n_trials=1, directory=tmp_path, progress=False, callbacks=[never])
+
+
+@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")  # Optuna's, of its own storages
+@pytest.mark.parametrize("kind", [tuple, list])
+@pytest.mark.parametrize("backend", ["tunesmith", "optuna"])
+def test_choices_that_are_sequences_are_given_as_they_are_and_learned_from(tmp_path, backend, kind):
+    given = []
+
+    def objective(trial):
+        sizes = trial.suggest_categorical("sizes", [kind(c) for c in ((8, 8), (4, 4), (2, 2))])
+        given.append(type(sizes))
+        return sizes[0] + trial.suggest_float("x", 0, 1)
+
+    settings = {"directory": tmp_path, "backend": backend, "seed": 1, "progress": False}
+    tunesmith.search(objective, 8, enqueue=[{"sizes": kind((8, 8)), "x": 0.5}], **settings)
+    study = tunesmith.search(objective, 16, resume=True, **settings)
+    assert {*given} == {kind}
+    assert not [t.reason for t in study.trials if t.reason]
+    assert len({tuple(t.params.items()) for t in study.trials}) == 16
+    assert study.best_trial.params["sizes"] == (2, 2)
+    assert tuple(study.to_optuna().best_params["sizes"]) == (2, 2)
+    assert next(iter(study.importances())) == "sizes"

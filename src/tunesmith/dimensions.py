@@ -8,12 +8,13 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from tunesmith.engine import Choice, Dimension, Number
 from tunesmith.errors import SpaceError
+from tunesmith.trial import as_tuple
 
 
 def dimension(distribution: BaseDistribution) -> Dimension:
     """One distribution as the engine knows it. Raises SpaceError for a kind that Optuna does not have."""
     if isinstance(distribution, CategoricalDistribution):
-        return Choice(tuple(distribution.choices))
+        return Choice(as_tuple(distribution.choices))
     if isinstance(distribution, FloatDistribution | IntDistribution):
         whole = isinstance(distribution, IntDistribution)
         return Number(distribution.low, distribution.high, distribution.log, distribution.step, whole)

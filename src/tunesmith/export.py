@@ -14,7 +14,7 @@ from optuna.trial import TrialState as OptunaState
 
 from tunesmith import export_tensorboard
 from tunesmith.errors import MissingDependencyError, SettingError
-from tunesmith.trial import Trial, TrialState
+from tunesmith.trial import Trial, TrialState, contains, fitted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,11 +79,12 @@ def to_frozen(trial: Trial) -> FrozenTrial:
     attrs = {**trial.attrs, **({"metrics": dict(trial.metrics)} if trial.metrics else {})}
     if trial.reason is not None:
         attrs["reason"] = trial.reason
+    distributions = dict(trial.distributions)
     frozen = create_trial(
         state=state if state is not OptunaState.COMPLETE or finite else OptunaState.FAIL,
         values=list(trial.values) if trial.values is not None and state is OptunaState.COMPLETE and finite else None,
-        params=dict(trial.params),
-        distributions=dict(trial.distributions),
+        params={n: fitted(d, v) if contains(d := distributions[n], v) else v for n, v in trial.params.items()},
+        distributions=distributions,
         user_attrs=attrs,
         intermediate_values={r.step: r.values[0] for r in trial.reports if len(r.values) == 1},
     )

@@ -22,7 +22,7 @@ from tunesmith.errors import RecordError, SearchFailedError
 from tunesmith.record import Record
 from tunesmith.runners import Ended, Outcome, Runner
 from tunesmith.study import Study
-from tunesmith.trial import CONTINUE, Assignment, Decision, Report, Trial, TrialState, contains, fitted
+from tunesmith.trial import CONTINUE, Assignment, Decision, Report, Trial, TrialState, contains, fitted, with_tuples
 
 IDENTICAL_FAILURES = 3  # so many first trials that fail in the same way are a bug, not bad luck
 
@@ -340,20 +340,20 @@ class _DriverLink:
             self._unsaved = ({}, {})
 
     def suggest(self, name: str, distribution: BaseDistribution) -> Any:
-        offered = self._proposal.params
-        if name in offered and contains(distribution, offered[name]):
-            value = fitted(distribution, offered[name])
-            self._unsaved[0][name], self._unsaved[1][name] = value, distribution
-            return value
+        offered, known = self._proposal.params, with_tuples(distribution)
+        if name in offered and contains(known, offered[name]):
+            value = fitted(known, offered[name])
+            self._unsaved[0][name], self._unsaved[1][name] = value, known
+            return fitted(distribution, value)
         if name in offered:
             self._loop.notify(
                 "on_message",
                 f"trial {self._number}: {name}={offered[name]!r} is not in {distribution}; another value is drawn",
             )
-        value = self._proposal.draw(name, distribution)
-        self._unsaved[0][name], self._unsaved[1][name] = value, distribution
+        value = self._proposal.draw(name, known)
+        self._unsaved[0][name], self._unsaved[1][name] = value, known
         self.flush()
-        return value
+        return value if known is distribution else fitted(distribution, value)
 
     def report(self, report: Report) -> Decision:
         self.flush()

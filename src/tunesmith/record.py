@@ -15,17 +15,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.distributions import BaseDistribution, distribution_to_json
 
 from tunesmith.errors import RecordReadOnlyError, SettingError
 from tunesmith.masking import masked
-from tunesmith.record_file import FILE, checksum, connect, damaged, dump, make, plain, text, translated
+from tunesmith.record_file import FILE, checksum, connect, damaged, distribution, dump, make, plain, text, translated
 from tunesmith.record_lock import LOCK, driving
-from tunesmith.trial import Report, Trial, TrialState
+from tunesmith.trial import Report, Trial, TrialState, as_tuple
 
 __all__ = ["FILE", "LOCK", "Record", "StudyInfo"]
 
@@ -197,7 +196,7 @@ class Record:
 
     def add_params(self, number: int, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> None:
         """Store parameters that a running trial was given."""
-        values = plain(dict(params))
+        values = _params(dump(dict(params)))
         self._change(
             number,
             lambda trial: replace(
@@ -470,8 +469,8 @@ def _trial(row: Sequence[Any], reports: Sequence[Sequence[Any]]) -> Trial:
     return Trial(
         number=row[0],
         state=TrialState(row[1]),
-        params=_load(row[2]),
-        distributions={n: _distribution(d) for n, d in _load(row[3]).items()},
+        params=_params(row[2]),
+        distributions={n: distribution(d) for n, d in _load(row[3]).items()},
         offered=_load(row[4]),
         reports=tuple(Report(r[0], tuple(_load(r[1])), _load(r[2]), r[3], r[4], r[5], r[6]) for r in reports),
         values=None if row[5] is None else tuple(_load(row[5])),
@@ -488,6 +487,5 @@ def _trial(row: Sequence[Any], reports: Sequence[Sequence[Any]]) -> Trial:
     )
 
 
-@lru_cache(maxsize=4096)
-def _distribution(encoded: str) -> BaseDistribution:
-    return json_to_distribution(encoded)
+def _params(encoded: str) -> dict[str, Any]:
+    return {name: as_tuple(value) for name, value in _load(encoded).items()}

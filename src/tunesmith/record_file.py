@@ -11,8 +11,11 @@ import time
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from optuna.distributions import BaseDistribution, json_to_distribution
 
 from tunesmith.errors import (
     RecordCorruptError,
@@ -23,6 +26,7 @@ from tunesmith.errors import (
     SettingError,
 )
 from tunesmith.masking import mask
+from tunesmith.trial import with_tuples
 
 FILE = "study.sqlite"
 VERSION = 1
@@ -263,6 +267,12 @@ def text(value: str | None) -> str | None:
 def checksum(columns: Sequence[Any]) -> int:
     """Of a row as SQLite gives it back."""
     return zlib.crc32(repr(tuple(columns)).encode("utf-8"))
+
+
+@lru_cache(maxsize=4096)
+def distribution(encoded: str) -> BaseDistribution:
+    """What `distribution_to_json` wrote; of choices that are sequences JSON has made lists."""
+    return with_tuples(json_to_distribution(encoded))
 
 
 def _plain(value: Any) -> Any:

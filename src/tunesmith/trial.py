@@ -417,7 +417,19 @@ def fitted(distribution: BaseDistribution, value: Any) -> Any:
     return distribution.to_external_repr(distribution.to_internal_repr(value))
 
 
+def as_tuple(value: Any) -> Any:
+    """A sequence as a tuple, one within another too: JSON gives a list back for either."""
+    return tuple(map(as_tuple, value)) if isinstance(value, list | tuple) else value
+
+
+def with_tuples(distribution: BaseDistribution) -> BaseDistribution:
+    """The distribution, of choices that are lists with tuples instead: Optuna compares choices by value and type."""
+    if isinstance(distribution, CategoricalDistribution) and list in map(type, distribution.choices):
+        return CategoricalDistribution(as_tuple(distribution.choices))
+    return distribution
+
+
 def _same(choice: Any, value: Any) -> bool:
     if isinstance(choice, bool) or isinstance(value, bool):
         return choice is value
-    return bool(choice == value)
+    return bool(as_tuple(choice) == as_tuple(value))

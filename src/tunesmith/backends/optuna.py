@@ -22,7 +22,7 @@ from tunesmith.backends import Proposal, Setting
 from tunesmith.backends.pruning import Judge
 from tunesmith.errors import SettingError
 from tunesmith.export import quiet_study, to_frozen
-from tunesmith.trial import CONSTRAINT, Decision, Params, Trial, TrialState
+from tunesmith.trial import CONSTRAINT, Decision, Params, Trial, TrialState, fitted
 
 _OURS = "tunesmith"  # user attribute: which of our studies wrote the trial, and as which
 
@@ -147,7 +147,7 @@ class OptunaBackend:
             if name not in mine.params and name not in fixed:  # asked again after a restart
                 mine._suggest(name, distribution)  # noqa: SLF001
             if name not in mine.params or mine.params[name] != trial.params[name]:
-                internal = distribution.to_internal_repr(trial.params[name])
+                internal = distribution.to_internal_repr(fitted(distribution, trial.params[name]))
                 mine.storage.set_trial_param(mine._trial_id, name, internal, distribution)  # noqa: SLF001
         for key, attr in trial.attrs.items():
             if not key.startswith(CONSTRAINT):
