@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -251,6 +251,7 @@ def hyperparameter_search(
     )
     task = TrainerTask(trainer, function, objective, backend=name, hp_name=hp_name, kept=kept, bars=not progress)
     task.check()
+    _check_optimizer(task.recipe.kwargs, probe.names, strict=strict)
     ranks = Ranks.here()
     opened: list[Study] = []
     weights: Weights | None = None
@@ -387,6 +388,24 @@ def _check_names(probe: Probe, trainer: transformers.Trainer, *, strict: bool) -
         raise SettingError("; ".join(messages))
     for message in messages:
         warnings.warn(message, UserWarning, stacklevel=4)
+
+
+_OF_OPTIMIZER = {"learning_rate", "adam_beta1", "adam_beta2", "adam_epsilon", "optim", "optim_args"}
+
+
+def _check_optimizer(given: Mapping[str, Any], names: Iterable[str], *, strict: bool) -> None:
+    """An optimizer that the Trainer was given does not read the arguments that make one."""
+    own = (given.get("optimizers") or (None,))[0] is not None
+    unread = sorted((_OF_OPTIMIZER | ({"weight_decay"} if own else set())) & set(names))
+    if not unread or not (own or given.get("optimizer_cls_and_kwargs")):
+        return
+    message = (
+        f"hyperparameters must take effect, and {', '.join(unread)} has none in a Trainer that was given "
+        f"{'optimizers' if own else 'optimizer_cls_and_kwargs'}; leave that out, or override create_optimizer"
+    )
+    if strict:
+        raise SettingError(message)
+    warnings.warn(message, UserWarning, stacklevel=4)
 
 
 def _current(
