@@ -235,11 +235,10 @@ def main():
         json.dump(texts(), data)
         data.flush()
         search_all(results, args.seeds, args.trials, data.name)
-    print_table(results)
 
 
 def search_all(results, seeds, trials, data):
-    """Run each variant on each seed."""
+    """Run each variant on each seed, with a table after each."""
     for seed in range(seeds):
         for variant, rows in results.items():
             rows.append(run(variant, trials, seed, data))
@@ -248,10 +247,11 @@ def search_all(results, seeds, trials, data):
             print(
                 f"seed {seed}, {variant}: {rows[-1]['wall']:.0f} s, best {best:.4f}, load {load:.1f}", file=sys.stderr
             )
+        print_table(results)
 
 
 def print_table(results):
-    """Print a row per variant."""
+    """Print a row per variant: medians over the seeds so far."""
     stock = results["transformers"]
     goals = [max(value for _, value in row["trials"]) for row in stock]
     print(
