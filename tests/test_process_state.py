@@ -26,7 +26,10 @@ class Precision(TrainerCallback):
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_each_trial_trains_in_its_own_precision_and_the_users_is_back(tmp_path, own):
+def test_each_trial_trains_in_its_own_precision_and_the_users_is_back(tmp_path, monkeypatch, own):
+    monkeypatch.delenv(
+        "ACCELERATE_MIXED_PRECISION", raising=False
+    )  # arguments of other tests write it (transformers 4)
     seen, trainers = [], []
     trainer = tiny.make(Trainer, tmp_path, callbacks=[Precision(trainers, seen)], bf16=own, num_train_epochs=1)
     trainers.append(trainer)

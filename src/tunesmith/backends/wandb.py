@@ -158,6 +158,7 @@ class WandbBackend:
         self._runs.pause()
         if self._mode != "offline":
             self._sweep.line.wait(self._runs.uploader.idle, CLOSING)
+            self._sweep.line.close()
         left = self._runs.uploader.close()
         if left and self._mode != "offline":
             where = os.path.join(self._setting.directory, "wandb")  # noqa: PTH118  a text for a command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import queue
 import socket
@@ -37,6 +38,7 @@ class Pulse:
 
     def __init__(self, url: str) -> None:
         self.down = False
+        self._over = False
         self._url = url.rstrip("/") + "/healthz"
         self._wanted = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
@@ -50,9 +52,14 @@ class Pulse:
                 return False
         return True
 
+    def close(self) -> None:
+        """Look no more: where W&B stays lost, the thread would for ever."""
+        self._over = True
+        self._wanted.set()
+
     def _watch(self) -> None:
         missed = 0
-        while True:
+        while not self._over:
             self._wanted.wait()
             missed = 0 if self._answers() else missed + 1
             self.down = missed >= _MISSED
@@ -69,7 +76,7 @@ class Pulse:
             return True
         except urllib.error.URLError as error:
             return isinstance(error.reason, ssl.SSLError)
-        except OSError:
+        except (OSError, http.client.HTTPException):  # the latter: whoever answers, it is not W&B
             return False
 
 
@@ -134,6 +141,11 @@ class Line:
 
             self._pulse = Pulse(os.environ.get("WANDB_BASE_URL") or wandb.setup().settings.base_url)
         return self._pulse
+
+    def close(self) -> None:
+        """Nobody waits for W&B any more."""
+        if self._pulse is not None:
+            self._pulse.close()
 
     def _spend(self, seconds: float) -> None:
         self.left = max(0.0, self.left - seconds)

@@ -21,7 +21,7 @@ from tunesmith.errors import TunesmithError
 
 Address = tuple[str, int] | str  # a host's port, or the path of a socket
 _ARRIVAL_LIMIT = 30.0  # seconds for a worker to reach the driver
-_PROOF_LIMIT = 10.0  # seconds for either to prove itself
+_PROOF_LIMIT = 10.0  # seconds for a newcomer to prove itself
 _KEEP_ALIVE = {"KEEPIDLE": 15, "KEEPINTVL": 5, "KEEPCNT": 3}  # a host that is gone is noticed within half a minute
 
 
@@ -43,7 +43,7 @@ class Invitation:
                 f"a worker must reach the driver, and {platform.node()} cannot connect to {where} "
                 f"({error}); run the driver inside the cluster, and let its nodes connect to it"
             ) from error
-        connection = _as_connection(line)
+        connection = _as_connection(line, _ARRIVAL_LIMIT)  # longer than one that says nothing may keep others waiting
         answer_challenge(connection, self.key)
         deliver_challenge(connection, self.key)
         _without_limit(connection)
@@ -87,7 +87,7 @@ class Reception:
             if self._closed:
                 line.close()
                 return
-            connection = _as_connection(line)
+            connection = _as_connection(line, _PROOF_LIMIT)
             try:
                 deliver_challenge(connection, self._key)
                 answer_challenge(connection, self._key)
@@ -124,10 +124,10 @@ def _connect(address: Address) -> socket.socket:
     return line
 
 
-def _as_connection(line: socket.socket) -> Connection:
+def _as_connection(line: socket.socket, limit: float) -> Connection:
     """A socket as a connection: small messages leave at once, a host that is gone is noticed, and a silent one waited for no longer."""
     line.settimeout(None)  # blocking: the limits are the kernel's
-    _set_limit(line, _PROOF_LIMIT)
+    _set_limit(line, limit)
     if line.family == socket.AF_UNIX:
         return Connection(line.detach())
     line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
