@@ -156,7 +156,7 @@ def _derived(changed: Any, arguments: Any) -> Any:
     derived = _copy(changed)
     try:
         derived.__post_init__()
-    except Exception:
+    except Exception:  # raised again, where it is the values' fault
         try:
             _copy(arguments).__post_init__()
         except Exception:  # noqa: BLE001  the class cannot bear a second time, whatever the values

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from tunesmith.errors import SpaceError
+from tunesmith.restoring import seeded
 from tunesmith.settings_text import nested
 from tunesmith.space import as_function, is_domain, parse_space
 from tunesmith.trial import Params, Space, contains, fitted
@@ -305,16 +304,3 @@ def _values(computed: Mapping[str, _Computed], known: Params, number: int) -> di
                 f'"{failure[0]}"; it has {", ".join({**known, **found})}'
             ) from failure[1]
     return found
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """What draws from the global random numbers draws by this seed, whatever has seeded them before."""
-    before = random.getstate(), np.random.get_state()  # noqa: NPY002  Tune, and functions of its users, draw from them
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002

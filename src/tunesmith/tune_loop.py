@@ -15,9 +15,9 @@ import ray
 import ray.tune
 from ray.tune.search import BasicVariantGenerator
 
-from tunesmith.conditional import seeded
 from tunesmith.errors import SearchFailedError, SettingError, UserFunctionError
 from tunesmith.loop import Budget, Observed, recover
+from tunesmith.restoring import seeded
 from tunesmith.runners import Task
 from tunesmith.runners.pickling import dumps_task
 from tunesmith.runners.ray import connect
@@ -217,7 +217,7 @@ class TuneLoop(Observed):
                 arguments["num_samples"] -= sum(t.state.finished for t in self.study.trials)
         elif (
             arguments.get("search_alg") is None
-        ):  # Tune's own draws from NumPy's global numbers, whoever has seeded them
+        ):  # Tune's own draws from global random numbers, whoever has seeded them
             fitting = [p for p in self._enqueue if set(p) <= set(self._space)]
             arguments["search_alg"] = Rest(
                 self.keeper,

@@ -155,7 +155,7 @@ class Told(Searcher):  # type: ignore[misc]
                 if trial.state.finished:
                     value, failed = self._of(_result(trial)), trial.state is TrialState.FAILED
                     self._add(trial, value, failed=failed, pruned=trial.state is TrialState.PRUNED)
-        except NotImplementedError:
+        except NotImplementedError:  # Tune's own, of a searcher that takes no points
             for trial in self._begun:
                 self._propose_again(trial)
 
@@ -164,7 +164,7 @@ class Told(Searcher):  # type: ignore[misc]
         reported = None if several else [r.values[0] for r in trial.reports]
         try:
             self.searcher.add_evaluated_point(self._values(trial), value, failed, pruned, reported)
-        except NotImplementedError:
+        except NotImplementedError:  # it takes none at all: the caller proposes again
             raise
         except Exception as error:
             raise self._refusal(f"it cannot take trial {trial.number}: {type(error).__name__}: {error}") from error

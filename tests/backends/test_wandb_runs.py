@@ -14,25 +14,12 @@ import pytest
 import tiny
 
 import tunesmith
-
-pytest.importorskip("wandb", reason="W&B's client is not installed")
-pytest.importorskip("sweeps", reason="W&B's search code, which the server uses, is not installed")
-
-from wandb_server import served
-
 from tunesmith.backends.wandb_runs import Uploader
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _leave_the_client_as_it_was():
-    yield
-    sys.modules["wandb"].teardown()  # it keeps the settings that it has read first
-
-
 @pytest.fixture(autouse=True)
-def server(monkeypatch, tmp_path):
-    with served(monkeypatch, tmp_path / "home") as started:
-        yield started
+def server(served_wandb):
+    return served_wandb
 
 
 def go(directory, *, report_to, **settings):

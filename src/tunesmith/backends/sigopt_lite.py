@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from tunesmith.backends.sigopt_space import Coded
 from tunesmith.errors import MissingDependencyError
+from tunesmith.restoring import seeded
 from tunesmith.trial import Params
 
 INSTALL = 'pip install "tunesmith[sigopt]" && pip install --no-deps sigoptlite libsigopt'
@@ -99,7 +99,7 @@ def suggest(
     else:
         source = sources.GPSource(experiment)
     # many products of small matrices, for which a second thread costs twenty times what it saves
-    with _seeded(seed), threadpool_limits(1, "blas"), warnings.catch_warnings(), np.errstate(all="ignore"):
+    with seeded(seed), threadpool_limits(1, "blas"), warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # of libsigopt's numerics
         try:
             if kind == "SigOpt's Gaussian process":
@@ -139,13 +139,3 @@ def _hold_open(source: Any, pending: Sequence[Mapping[str, Any]]) -> None:
         return call(view, {**given, key: PointsContainer(points=points)} if key in given else given)
 
     source.call_libsigopt_views = with_open_points
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    state = np.random.get_state()  # noqa: NPY002  the generator that libsigopt uses
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002

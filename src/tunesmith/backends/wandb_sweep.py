@@ -12,12 +12,13 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from tunesmith.errors import ServiceError, SettingError
+from tunesmith.restoring import restored
 
 OUTAGE = 5.0  # seconds that lost networks may add to a start of a study, in all
 STARTING = 60.0  # seconds to reach W&B when a new study begins
@@ -26,6 +27,8 @@ _ANSWER = 1.5  # seconds after which a server that says nothing has missed a bea
 _MISSED = 2  # so many in a row, and it counts as lost: a busy machine misses one now and then
 _BEAT = 0.3  # seconds between looks
 _EMPTY = 10.0  # seconds to wait for a sweep that is running and has no run for us now
+# its client makes the sweep's project and entity the process's defaults: other runs would land there
+_DEFAULTS = ("WANDB_PROJECT", "WANDB_ENTITY")
 _ENDED = ("FINISHED", "STOPPED", "CANCELED", "CANCELLED")
 
 
@@ -197,7 +200,7 @@ class Sweep:
         def make() -> Any:
             api = self._connect()
             entity = self.entity or api.default_entity
-            with _same_environment():
+            with restored(_DEFAULTS):
                 return _upsert_sweep(
                     api,
                     dict(config),
@@ -341,18 +344,3 @@ class Sweep:
         from wandb.apis.public.sweeps import _get_sweep_state  # noqa: PLC0415  an optional package
 
         return str(_get_sweep_state(self._connect(), str(self.id), entity=self.entity, project=self.project)).upper()
-
-
-@contextmanager
-def _same_environment() -> Iterator[None]:
-    """W&B's client makes the sweep's project and entity the process's defaults: other runs would land there."""
-    names = ("WANDB_PROJECT", "WANDB_ENTITY")
-    before = {name: os.environ.get(name) for name in names}
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

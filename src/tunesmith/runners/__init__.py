@@ -8,7 +8,6 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 from optuna.exceptions import TrialPruned
 
 from tunesmith.errors import DiskFullError, RecordError, UserFunctionError
+from tunesmith.restoring import restored
 from tunesmith.storage import Storage, stores
 from tunesmith.trial import Assignment, Link, LiveTrial, TrialState
 
@@ -78,7 +78,8 @@ class Runner(Protocol):
 def execute(task: Task, live: LiveTrial, *, n_objectives: int) -> Outcome:
     """Run the task on a live trial and say how it ended; only KeyboardInterrupt and SystemExit pass through."""
     try:
-        with _environment(live.environment):
+        with restored(live.environment):
+            os.environ.update(live.environment)
             if live.storage is not None and live.resume_from is not None:
                 Storage(live.storage).bring(Path(live.resume_from), live.directory.parent)
             result = task(live)
@@ -98,20 +99,6 @@ def execute(task: Task, live: LiveTrial, *, n_objectives: int) -> Outcome:
         reason = _reason(error) if full is None else "interrupted: the disk is full"
         return Outcome(TrialState.FAILED, reason=reason, detail=traceback.format_exc(), fatal=full)
     return result if isinstance(result, Outcome) else checked(result, n_objectives)
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def checked(result: Any, n_objectives: int) -> Outcome:

@@ -132,7 +132,7 @@ class BackendContract:
     directions: Sequence[str] = ("minimize",)
 
     def make(self, setting: Setting) -> Backend:
-        raise NotImplementedError
+        raise NotImplementedError  # the subclass's
 
     def drive(self, **setting: Any) -> Drive:
         return Drive(self.make, **{"directions": self.directions, **setting})

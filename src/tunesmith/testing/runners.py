@@ -139,7 +139,7 @@ class RunnerContract:
     """Inherit, and give `make`."""
 
     def make(self, task: Task) -> Runner:
-        raise NotImplementedError
+        raise NotImplementedError  # the subclass's
 
     @contextmanager
     def running(self, task: Task) -> Iterator[Runner]:
