@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 
 from tunesmith import Trainer
 from tunesmith.checkpoints import expected_size
+from tunesmith.errors import StudyChangedError
 from tunesmith.trial import TrialState
 
 
@@ -195,3 +196,27 @@ def test_a_kill_between_saving_and_recording_leaves_a_checkpoint_to_go_on_from(t
     rest = subprocess.run(command, capture_output=True, text=True, check=True)
     assert next(line for line in rest.stdout.splitlines() if line.startswith("after")) == "after 16"
     assert len(list((tmp_path / "out" / "run-0").glob("checkpoint-*"))) == 1
+
+
+def test_two_lambdas_as_objective_or_space_do_not_share_an_interrupted_study(tmp_path):
+    class Interrupt(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    settings = {"study": "one", "n_trials": 2}
+    with pytest.raises(KeyboardInterrupt):
+        search(
+            tiny.make(Trainer, tmp_path, callbacks=[Interrupt()]), lambda trial: rates(trial) | {"weight_decay": 0.1},
+            compute_objective=lambda metrics: metrics["eval_loss"], **settings,
+        )  # fmt: skip
+    for hp_space, objective, role in (
+        (rates, lambda metrics: -metrics["eval_loss"], "compute_objective"),
+        (lambda trial: rates(trial) | {"weight_decay": 0.2}, lambda metrics: metrics["eval_loss"], "hp_space"),
+    ):
+        with pytest.raises(StudyChangedError, match=f"{role}'s code was another one"):
+            search(tiny.make(Trainer, tmp_path), hp_space, compute_objective=objective, **settings)
+    best = search(
+        tiny.make(Trainer, tmp_path), lambda t: rates(t) | {"weight_decay": 0.1},
+        compute_objective=lambda metrics: metrics["eval_loss"], **settings,
+    )  # fmt: skip
+    assert len(best.run_summary.trials) == 2

@@ -20,6 +20,7 @@ from tunesmith.backends import Setting, backend_class, check_options, leaves_loo
 from tunesmith.conditional import Conditional
 from tunesmith.constraints import Constraints, Function
 from tunesmith.errors import SettingError, StudyLockedError
+from tunesmith.function_identity import described, lasting
 from tunesmith.loop import Budget, Loop
 from tunesmith.places import Places
 from tunesmith.record_lock import driver_of
@@ -49,6 +50,7 @@ class Plan:
     name: str | None = None
     resume: Resume = "auto"
     identity: Mapping[str, Any] = field(default_factory=dict)
+    functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)  # of the user's, part of the identity
     seed: int | None = None
     space: Space | None = None
     enqueue: Sequence[Mapping[str, Any]] = ()
@@ -127,12 +129,13 @@ def conduct(plan: Plan, runner: Runner | OwnLoop, *, prepare: Callable[[Study], 
             raise SettingError(
                 f"join=True lends workers of one process each, got {runner.ranks} ranks per trial; leave join out"
             )
+        identity = {**plan.identity, "functions": {r: described(f) for r, f in plan.functions.items()}}
         study, notice = open_study(
             plan.directory,
             name=plan.name,
             directions=plan.directions,
             seed=seed,
-            identity=plan.identity,
+            identity=identity,
             resume=plan.resume,
         )
         if isinstance(runner, WorkersRunner) and plan.join:
@@ -148,6 +151,7 @@ def conduct(plan: Plan, runner: Runner | OwnLoop, *, prepare: Callable[[Study], 
         else:
             loop = _loop(study, plan, runner, observers)
         study.record.update_settings(launch=launch(), storage=plan.storage_url)
+        _note_functions(study, plan)
         if prepare is not None:
             prepare(study)
         if notice is not None:
@@ -158,8 +162,21 @@ def conduct(plan: Plan, runner: Runner | OwnLoop, *, prepare: Callable[[Study], 
             with suppress(OSError):  # a full disk; why the search ended says more
                 write_report(study, study.directory / "report.html")
             raise
+        finally:
+            with suppress(OSError):
+                _note_functions(study, plan)
         write_report(study, study.directory / "report.html")
     return study
+
+
+def _note_functions(study: Study, plan: Plan) -> None:
+    """Store what the plan's functions are known by: not by values that have changed, for those are changed by trials."""
+    known = study.info.settings["identity"]
+    before = known.get("functions", {})
+    now = {role: described(f) for role, f in plan.functions.items()}
+    kept = {role: lasting(now[role], before.get(role, now[role])) for role in now}
+    if kept != before:
+        study.record.update_settings(identity={**known, "functions": kept})
 
 
 def _drives(study: Study, runner: WorkersRunner, held: ExitStack) -> bool:
@@ -303,6 +320,7 @@ def search(
         name=study,
         resume=resume,
         identity={"objective": name, "space": describe(static) if tree is None else tree.described()},
+        functions={"objective": objective},
         seed=seed,
         space=static,
         define=tree,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tunesmith import export
+from tunesmith import export, function_identity
 from tunesmith.errors import SettingError, StudyChangedError, TunesmithError
 from tunesmith.masking import masked
 from tunesmith.record import FILE, Record, StudyInfo
@@ -262,10 +263,11 @@ def open_study(
     identity: Mapping[str, Any],
     resume: Resume,
 ) -> tuple[Study, str | None]:
-    """Open the study that goes on, or begin a new one; also a sentence for the user when one goes on.
+    """Open the study that goes on, or begin a new one; also a sentence for the user when one goes on or might have.
 
-    `identity` (JSON) is what must be the same for a study to go on: space, arguments, objective. `resume="auto"`
-    continues an unfinished study of the same identity and directions, `True` a finished one too, `False` none.
+    `identity` (JSON) is what must be the same for a study to go on: space, arguments, objective; under "functions" those
+    that `function_identity` describes, which may be edited, with a warning. `resume="auto"` continues an unfinished study
+    of the same identity and directions, `True` a finished one too, `False` none.
     Raises StudyChangedError when a study called `name` would go on but differs.
     """
     if resume not in ("auto", True, False):
@@ -273,6 +275,7 @@ def open_study(
     home = Path(directory)
     identity = masked(json.loads(json.dumps(identity, default=str, sort_keys=True)))
     taken: set[str] = set()
+    notice: str | None = None
     for folder in reversed(studies_in(home)):
         record = Record.open(folder)
         info = record.info
@@ -282,6 +285,7 @@ def open_study(
         if wanted and resume is not False and (resume is True or not finished):
             differs = _differences(info, directions, identity)
             if not differs:
+                _warn_of_edits(info, identity)
                 return Study(record), _resume_message(Study(record))
             if name is not None:
                 record.close()
@@ -289,13 +293,18 @@ def open_study(
                     f"study {name!r} in {folder} exists with other settings: {'; '.join(differs)}. "
                     "Give this search another study name, or resume=False to start beside it"
                 )
+            if notice is None and not finished:
+                notice = (
+                    f"study {info.name!r} in {folder} is not finished, and this is another search: {'; '.join(differs)}. "
+                    "A new one begins beside it"
+                )
         record.close()
     folder = _new_folder(home)
     label = _free_name(name or folder.name or "study", taken)
     record = Record.create(
         folder, name=label, directions=tuple(directions), seed=seed, settings={"identity": identity, "finished": False}
     )
-    return Study(record), None
+    return Study(record), notice
 
 
 def _new_folder(home: Path) -> Path:
@@ -320,7 +329,9 @@ def _differences(info: StudyInfo, directions: Sequence[str], identity: Mapping[s
     if tuple(info.directions) != tuple(directions):
         found.append(f"directions were {list(info.directions)}, now {list(directions)}")
     known = info.settings.get("identity", {})
-    for key in sorted({*known, *identity}):
+    for role, before, now in _functions(known, identity):
+        found += function_identity.differences(role, before, now)
+    for key in sorted({*known, *identity} - {"functions"}):
         before, now = known.get(key), identity.get(key)
         if before == now:
             continue
@@ -330,6 +341,24 @@ def _differences(info: StudyInfo, directions: Sequence[str], identity: Mapping[s
         else:
             found.append(f"{key} was {before}, now {now}")
     return found
+
+
+def _functions(known: Mapping[str, Any], identity: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """The functions that both describe: records of older versions know of none."""
+    before, now = known.get("functions", {}), identity.get("functions", {})
+    return ((role, before[role], now[role]) for role in before if role in now)
+
+
+def _warn_of_edits(info: StudyInfo, identity: Mapping[str, Any]) -> None:
+    known = info.settings.get("identity", {})
+    edited = [role for role, before, now in _functions(known, identity) if function_identity.edited(before, now)]
+    if edited:
+        warnings.warn(
+            f"a study's trials should come of the same code, and that of {' and '.join(edited)} has changed since "
+            f"{info.name!r} began; where its values no longer compare, pass resume=False",
+            UserWarning,
+            stacklevel=6,
+        )
 
 
 def _resume_message(study: Study) -> str:

@@ -230,6 +230,15 @@ def hyperparameter_search(
             "objective": objective.name,
             "model_init": arguments.suggestions(trainer.model_init),
         },
+        functions={
+            role: f
+            for role, f in (
+                ("hp_space", hp_space),
+                ("compute_objective", compute_objective),
+                ("model_init", trainer.model_init),
+            )
+            if callable(f)
+        },
         seed=seed,
         space=function.static,
         enqueue=[*_current(trainer, sampled, options), *(enqueue if tree is None else map(tree.point, enqueue))],
