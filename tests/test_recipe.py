@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
+import pytest
 import tiny
 import torch
 import transformers
@@ -36,3 +39,81 @@ def test_an_optimizer_and_a_schedule_that_were_given_begin_each_trial_as_they_we
     assert seen == [(1e-2, 0)] * 3
     assert len({round(t.value, 2) for t in best.study.trials}) == 1
     assert trainer.optimizer.param_groups[0]["lr"] == 1e-2
+
+
+class Weighted(transformers.Trainer):
+    """A Trainer of the kind that people write: its own argument, the others handed on."""
+
+    def __init__(self, *args, gamma=2.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.focus = gamma
+        self.seen = []
+        self.steps = 0
+
+    def training_step(self, *args, **kwargs):
+        self.steps += 1
+        self.seen.append((self.focus, getattr(self, "shift", None), getattr(self, "_scale", None)))
+        return super().training_step(*args, **kwargs)
+
+
+class Small(transformers.Trainer):
+    """A Trainer that brings its model."""
+
+    def __init__(self, args, data):
+        super().__init__(model_init=tiny.model_init, args=args, train_dataset=data, eval_dataset=data)
+
+
+def seen_in_trials(trainer):
+    """What the training steps of a search of two trials saw."""
+    seen = []
+
+    class Ends(transformers.TrainerCallback):
+        def on_train_end(self, args, state, control, **_):
+            seen.append((set(trainer.seen), trainer.steps))
+
+        def __deepcopy__(self, memo):
+            return self
+
+    trainer.add_callback(Ends())
+    tunesmith.hyperparameter_search(
+        trainer,
+        lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-3, 1e-1)},
+        n_trials=2,
+        progress=False,
+    )
+    return seen
+
+
+def test_a_constructor_that_hands_on_what_it_is_given_by_position(tmp_path):
+    data = tiny.Points(64, 0)
+    args = tiny.arguments(tmp_path, save_strategy="no", num_train_epochs=1)
+    trainer = tunesmith.tunable(Weighted)(tiny.model_init(), args, None, data, data, gamma=5.0)
+    assert seen_in_trials(trainer) == [({(5.0, None, None)}, 4)] * 2
+    assert (trainer.focus, trainer.train_dataset) == (5.0, data)
+
+
+def test_a_constructor_that_takes_no_model_need_not_take_one(tmp_path):
+    args = tiny.arguments(tmp_path, save_strategy="no", num_train_epochs=1)
+    trainer = tunesmith.tunable(Small)(args, tiny.Points(64, 0))
+    trainer.train_dataset = tiny.Points(32, 3)
+    best = trainer.hyperparameter_search(
+        lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-3, 1e-1)}, n_trials=2, progress=False
+    )
+    assert [r.step for t in best.study.completed() for r in t.reports] == [2, 2]
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_what_the_user_set_since_is_there_in_trials_and_afterwards(tmp_path, recorded):
+    args = tiny.arguments(tmp_path, save_strategy="no", num_train_epochs=1)
+    data = tiny.Points(64, 0)
+    kind = tunesmith.tunable(Weighted) if recorded else Weighted
+    trainer = kind(model_init=tiny.model_init, args=args, train_dataset=data, eval_dataset=data)
+    if not recorded:
+        trainer.train()  # what a training counts is not the user's
+    trainer.focus, trainer.shift, trainer._scale = 7.0, 0.5, 3.0
+    trainer.label_names = ["labels", "x"]
+    with nullcontext() if recorded else pytest.warns(UserWarning, match=r"gamma=2.0; .* tunesmith.tunable\(Weighted\)"):
+        seen = seen_in_trials(trainer)
+    assert seen == [({(7.0, 0.5, 3.0)}, 4)] * 2
+    assert (trainer.focus, trainer.shift, trainer._scale) == (7.0, 0.5, 3.0)
+    assert not recorded or trainer.label_names == ["labels", "x"]

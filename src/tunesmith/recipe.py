@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dis
 import gc
 import inspect
+import types
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,14 +28,17 @@ _OWN = {
     "model", "model_wrapped", "optimizer", "lr_scheduler", "callback_handler", "accelerator", "state", "control",
     "args", "is_in_train", "current_flos", "hp_name", "hp_search_backend", "hp_space", "objective",
     "compute_objective", "deepspeed", "neftune_hook_handle", "label_smoother", "is_deepspeed_enabled",
-    "is_fsdp_enabled", "gather_function", "place_model_on_device", "model_accepts_loss_kwargs", "label_names",
-    "can_return_loss", "is_model_parallel", "total_batched_samples", "num_input_tokens_seen", "ref_model", "model_init",
+    "is_fsdp_enabled", "gather_function", "place_model_on_device", "is_model_parallel", "total_batched_samples",
+    "num_input_tokens_seen", "ref_model", "model_init",
     "is_fsdp_xla_enabled", "is_fsdp_xla_v1_enabled", "is_fsdp_xla_v2_enabled", "use_apex", "use_cpu_amp", "amp_dtype",
     "current_gradient_accumulation_steps", "is_tp_enabled", "neftune_noise_alpha", "train_dataset", "eval_dataset",
 }  # fmt: skip
 # of these the constructor must know what the user put in their place since: it prepares them, or is made with them
 _GIVEN_AGAIN = ("train_dataset", "eval_dataset", "model_init")
 _BARS = (ProgressCallback, PrinterCallback)
+_PLAIN = (bool, int, float, str)
+# their constructors' own parameters are in what the constructor has made of the model and the data
+_LIBRARIES = {"transformers", "trl", "sentence_transformers"}
 
 
 class Recording(type):
@@ -47,7 +52,34 @@ class Recording(type):
 
 def _built(trainer: Trainer) -> dict[str, Any]:
     """What the constructor left behind, by which later changes of the user's are known."""
-    return {k: v for k, v in vars(trainer).items() if k in _GIVEN_AGAIN or (k not in _OWN and not k.startswith("_"))}
+    return {k: v for k, v in vars(trainer).items() if k in _GIVEN_AGAIN or (k not in _OWN and k != RECORD)}
+
+
+def _changed(trainer: Trainer, built: Mapping[str, Any], differs: Callable[[Any, Any], bool]) -> dict[str, Any]:
+    """What the user has set since, by the difference from what a constructor leaves behind.
+
+    Attributes that begin with an underscore are the class's own where one of its methods sets them.
+    """
+    found = {
+        name: value
+        for name, value in vars(trainer).items()
+        if name not in _OWN and name != RECORD and (name not in built or differs(built[name], value))
+    }
+    if any(name.startswith("_") for name in found):
+        own = _set_by_methods(type(trainer))
+        found = {name: value for name, value in found.items() if not name.startswith("_") or name not in own}
+    return found
+
+
+def _set_by_methods(kind: type) -> set[str]:
+    """The attributes that the methods of a class set, its constructor's left out."""
+    functions = [
+        f
+        for c in kind.__mro__
+        for name, f in vars(c).items()
+        if isinstance(f, types.FunctionType) and name != "__init__"
+    ]
+    return {i.argval for f in functions for i in dis.get_instructions(f) if i.opname == "STORE_ATTR"}
 
 
 @dataclass
@@ -85,20 +117,16 @@ class Recipe:
     def of(cls, trainer: Trainer) -> Recipe:
         """Read the recipe off a Trainer: as recorded (tunesmith.Trainer, tunable), else by the constructor's names."""
         recorded = vars(trainer).get(RECORD)
-        signature = inspect.signature(type(trainer).__init__)
         if recorded is not None:
             args, kwargs, built = recorded
-            given = _flat(signature, signature.bind(trainer, *args, **kwargs).arguments)
-            changed = {
-                k: v
-                for k, v in vars(trainer).items()
-                if k not in _OWN and not k.startswith("_") and (k not in built or built[k] is not v)
-            }
+            given = {**_by_position(type(trainer).__mro__, args), **kwargs}
+            changed = _changed(trainer, built, lambda before, now: before is not now)
             for name in _GIVEN_AGAIN:
                 if vars(trainer).get(name) is not built.get(name):
-                    given[name] = vars(trainer).get(name)
+                    where = given if _takes(type(trainer), name) else changed
+                    where[name] = vars(trainer).get(name)
         else:
-            given, changed = _by_names(trainer, signature), {}
+            given, changed = _by_names(trainer, inspect.signature(type(trainer).__init__)), {}
         recipe = cls(
             trainer=trainer,
             kwargs={k: v for k, v in given.items() if k not in ("args", "callbacks")},
@@ -109,15 +137,30 @@ class Recipe:
         )
         if trainer.model_init is None:
             recipe._keep_model()
-        else:
+        elif "model" in recipe.kwargs:
             recipe.kwargs["model"] = None
         return recipe
+
+    def compare(self, made: Trainer) -> None:
+        """Learn from a Trainer made by this recipe what the user's has that the arguments read off it do not give.
+
+        Where the constructor's were recorded that is known already. Else attributes that it lacks, and plain values that are
+        others there, must have been set since, or come from arguments that cannot be read off.
+        """
+        if self.recorded is None:
+            own = _set_by_methods(type(self.trainer))
+
+            def differs(before: Any, now: Any) -> bool:
+                return isinstance(now, _PLAIN) and isinstance(before, (*_PLAIN, type(None))) and before != now
+
+            found = _changed(self.trainer, vars(made), differs)
+            self.changed = {n: v for n, v in found.items() if n not in vars(made) or n not in own}
 
     def _keep_model(self) -> None:
         """Without model_init the built model is used again, with its weights put back before each trial."""
         model = self.trainer.model
         _unprepare(model)
-        if "model" not in inspect.signature(type(self.trainer).__init__).parameters:
+        if not _takes(type(self.trainer), "model"):
             raise SettingError(f"{type(self.trainer).__name__} takes no model; give it a model_init to search with it")
         self.kwargs["model"] = model
         self.kwargs.pop("peft_config", None)  # the built model has its adapters
@@ -271,28 +314,32 @@ def old_objects_aside() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _flat(signature: inspect.Signature, bound: Mapping[str, Any]) -> dict[str, Any]:
-    """Bound arguments as keyword arguments: `**kwargs` spread, `self` left out."""
-    flat: dict[str, Any] = {}
-    for index, (name, value) in enumerate(bound.items()):
-        kind = signature.parameters[name].kind
-        if index == 0:
-            continue
-        if kind is inspect.Parameter.VAR_KEYWORD:
-            flat.update(value)
-        elif kind is inspect.Parameter.VAR_POSITIONAL:
-            raise SettingError(
-                "a Trainer's constructor must take named arguments to be made anew for each trial, got *args"
-            )
+def _by_position(kinds: Sequence[type], values: Sequence[Any]) -> dict[str, Any]:
+    """What a constructor was given by position, by names; what it takes as `*args`, it hands to the next class's."""
+    if not values:
+        return {}
+    at = next(k for k, kind in enumerate(kinds) if "__init__" in vars(kind))
+    signature = inspect.signature(vars(kinds[at])["__init__"])
+    found: dict[str, Any] = {}
+    for name, value in [*signature.bind_partial(None, *values).arguments.items()][1:]:
+        if signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
+            found |= _by_position(kinds[at + 1 :], value)
         else:
-            flat[name] = value
-    return flat
+            found[name] = value
+    return found
+
+
+def _takes(kind: type, name: str) -> bool:
+    """Whether a constructor takes an argument of this name."""
+    parameters = inspect.signature(kind.__init__).parameters  # type: ignore[misc]  # of the class as it is
+    return name in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
 
 
 def _by_names(trainer: Trainer, signature: inspect.Signature) -> dict[str, Any]:
     """The constructor's arguments of a Trainer that was not recorded, from its attributes of the same names."""
     defaults = {type(c) if not isinstance(c, type) else c for c in _default_callbacks(trainer.args)}
     found: dict[str, Any] = {}
+    unread: dict[str, Any] = {}
     parameters = [*signature.parameters.values()][1:]
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
         parameters += [p for p in inspect.signature(Trainer.__init__).parameters.values() if p.name != "self"]
@@ -310,6 +357,16 @@ def _by_names(trainer: Trainer, signature: inspect.Signature) -> dict[str, Any]:
                 f"the constructor's arguments of {type(trainer).__name__} must be known, and {p.name!r} cannot be read "
                 f"off the trainer; make it with tunesmith.tunable({type(trainer).__name__})(...)"
             )
+        else:
+            unread[p.name] = p.default
+    if unread and type(trainer).__init__.__module__.partition(".")[0] not in _LIBRARIES:
+        warnings.warn(
+            f"the constructor's arguments of {type(trainer).__name__} must be known, and what cannot be read off the trainer "
+            f"is taken to be its default: {', '.join(f'{n}={v!r}' for n, v in unread.items())}; if it is not, make it with "
+            f"tunesmith.tunable({type(trainer).__name__})(...)",
+            UserWarning,
+            stacklevel=2,
+        )
     return found
 
 

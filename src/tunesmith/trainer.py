@@ -103,6 +103,7 @@ class TrainerTask:
             args = arguments.fresh(self.user_args, {})
             process_state.forget_accelerator(self.trainer)
             self.recipe.rebuild(trial_trainer, args, fresh_callbacks=True, bars=self.bars)
+            self.recipe.compare(trial_trainer)
         except Exception as error:
             raise SettingError(
                 f"{self.user_class.__name__} must be made anew for each trial, which failed: {error}. Make it with "
