@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import optuna
+import numpy as np
 import pytest
 
 import tunesmith
@@ -423,3 +424,22 @@ def test_choices_that_are_sequences_are_given_as_they_are_and_learned_from(tmp_p
     assert study.best_trial.params["sizes"] == (2, 2)
     assert tuple(study.to_optuna().best_params["sizes"]) == (2, 2)
     assert next(iter(study.importances())) == "sizes"
+
+
+@pytest.mark.parametrize("backend", ["tunesmith", "optuna"])
+@pytest.mark.parametrize(
+    "choices", [np.array([8, 16]), [np.float32(0.5), np.float32(2)], [np.True_, np.False_], np.array(["a", "b"])]
+)
+def test_choices_that_are_numpys_are_pythons(tmp_path, backend, choices):
+    given = []
+
+    def objective(trial):
+        given.append(trial.suggest_categorical("x", choices))
+        return float(given[-1] == choices[0])
+
+    study = tunesmith.search(objective, 6, backend=backend, directory=tmp_path, seed=0, progress=False)
+    plain = [c.item() for c in choices]
+    assert set(given) == set(plain) == {t.params["x"] for t in study.trials}
+    assert {type(v) for v in given} == {type(plain[0])}
+    again = tunesmith.load_study(tmp_path)
+    assert [t.params["x"] for t in again.trials] == given

@@ -266,8 +266,8 @@ class LiveTrial(BaseTrial):
         return int(self._suggest(name, _checked(name, IntDistribution, low, high, log=log, step=step)))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """Suggest one of `choices` (None, bool, int, float or str)."""
-        return self._suggest(name, _checked(name, CategoricalDistribution, tuple(choices)))
+        """Suggest one of `choices` (None, bool, int, float or str; NumPy's scalars count as Python's)."""
+        return self._suggest(name, _checked(name, CategoricalDistribution, tuple(map(_plain, choices))))
 
     def suggest_uniform(self, name: str, low: float, high: float) -> float:
         """Suggest a float (Optuna's old name; `suggest_float` is the new one)."""
@@ -283,6 +283,8 @@ class LiveTrial(BaseTrial):
 
     def suggest(self, name: str, distribution: BaseDistribution) -> Any:
         """Suggest a value of an Optuna distribution."""
+        if isinstance(distribution, CategoricalDistribution):
+            return self.suggest_categorical(name, distribution.choices)
         return self._suggest(name, distribution)
 
     def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
@@ -427,6 +429,13 @@ def with_tuples(distribution: BaseDistribution) -> BaseDistribution:
     if isinstance(distribution, CategoricalDistribution) and list in map(type, distribution.choices):
         return CategoricalDistribution(as_tuple(distribution.choices))
     return distribution
+
+
+def _plain(choice: Any) -> Any:
+    """NumPy's scalar as Python's, also within a sequence: JSON knows no others."""
+    if type(choice) in (list, tuple):
+        return type(choice)(map(_plain, choice))
+    return choice.item() if callable(getattr(choice, "item", None)) else choice
 
 
 def _same(choice: Any, value: Any) -> bool:
