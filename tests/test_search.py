@@ -10,8 +10,8 @@ import textwrap
 import time
 from pathlib import Path
 
-import optuna
 import numpy as np
+import optuna
 import pytest
 
 import tunesmith

@@ -345,6 +345,10 @@ def test_bugs_in_the_users_functions_raise_at_once(tmp_path):
         search(tiny.make(Trainer, tmp_path), lambda trial: {"learning_rate": 1 / 0})
     with pytest.raises(UserFunctionError, match="compute_objective failed"):
         search(tiny.make(Trainer, tmp_path / "b"), compute_objective=lambda m: m["eval_f1"])
+    with pytest.raises(UserFunctionError, match=r"one value per direction, got 2 for \['minimize'\]"):
+        search(tiny.make(Trainer, tmp_path / "c"), compute_objective=lambda m: (m["eval_loss"], 1.0))
+    with pytest.raises(UserFunctionError, match="hp_name failed: KeyError: 'lr'"):
+        search(tiny.make(Trainer, tmp_path / "d"), hp_name=lambda trial: trial.params["lr"])
 
 
 def test_failing_trials_do_not_end_the_search(tmp_path):
@@ -401,6 +405,13 @@ def test_minimizing_a_sum_of_metrics_is_pointed_out(tmp_path):
     trainer = tiny.make(Trainer, tmp_path, compute_metrics=tiny.accuracy)
     with pytest.warns(UserWarning, match="minimized is the sum eval_accuracy"):
         search(trainer, n_trials=1)
+
+
+def test_minimizing_a_sum_of_losses_is_not(tmp_path, recwarn):
+    trainer = tiny.make(Trainer, tmp_path)
+    trainer.eval_dataset = {"a": tiny.Points(32, 1), "b": tiny.Points(32, 2)}
+    assert search(trainer, n_trials=1).trial.metrics.keys() >= {"eval_a_loss", "eval_b_loss"}
+    assert not [w for w in recwarn if "is the sum" in str(w.message)]
 
 
 def test_a_second_search_in_the_same_output_dir_has_a_folder_of_its_own(tmp_path):

@@ -60,11 +60,14 @@ class Objective:
         return cls(default_compute_objective, directions, "default_compute_objective", summed=True)
 
     def __call__(self, metrics: Mapping[str, float]) -> float | list[float]:
-        """The objective's value(s); raises what the user's function raises."""
+        """The objective's value(s); raises what the user's function raises, ValueError for another number of them."""
         result = self.function(dict(metrics))
-        if isinstance(result, list | tuple):
-            return [float(v) for v in result]
-        return float(result) if len(self.directions) == 1 else [float(v) for v in result]
+        if len(self.directions) == 1 and not isinstance(result, list | tuple):
+            return float(result)
+        values = [float(v) for v in result]
+        if len(values) != len(self.directions):
+            raise ValueError(f"it must return one value per direction, got {len(values)} for {[*self.directions]}")
+        return values
 
 
 class SumWatch:
@@ -77,7 +80,7 @@ class SumWatch:
         """A trial has reported."""
         metrics = trial.reports[-1].metrics
         parts = [m for m in metrics if m not in ("eval_loss", "epoch") and not m.endswith(("_runtime", "_per_second"))]
-        if self._wanted and parts:
+        if self._wanted and not all(m.endswith("_loss") for m in parts):
             self._wanted = False
             warnings.warn(
                 f"what is minimized is the sum {' + '.join(parts)}: the default objective adds all metrics but the "

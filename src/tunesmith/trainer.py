@@ -160,7 +160,10 @@ class TrainerTask:
         except SettingError as error:
             raise UserFunctionError(f"hp_space gave a value that cannot be: {error}") from error
         args.output_dir = str(live.directory.parent)
-        name = self.hp_name(live)  # W&B names runs so too, by state.trial_name, in a group of the study's directory
+        try:
+            name = self.hp_name(live)  # W&B names runs so too, by state.trial_name, in a group of the study's directory
+        except Exception as error:
+            raise UserFunctionError(f"hp_name failed: {type(error).__name__}: {error}") from error
         args.run_name = name if args.run_name is None else f"{args.run_name}-{name}"
         if live.save_each_report:
             _save_at_evaluations(args)
