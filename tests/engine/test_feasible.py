@@ -38,6 +38,14 @@ def test_a_boundary_is_learned_from_few_trials() -> None:
     assert right.mean() > 0.85
 
 
+def test_between_a_success_and_a_failure_it_is_not_sure_of_either() -> None:
+    points, group = np.array([[0.1, 0.5], [0.2, 0.3], [0.3, 0.6], [0.4, 0.5], [0.7, 0.5], [0.9, 0.4]]), np.arange(2)
+    known = limits(points, np.array([False] * 4 + [True] * 2), [()] * 6, group)
+    chance = np.exp(known.log_chance(np.array([[0.5, 0.5], [0.55, 0.5], [0.6, 0.5]])))
+    assert (chance > 0.15).all()
+    assert (chance < 0.85).all()
+
+
 def test_nothing_is_learned_where_all_fail_or_none_does() -> None:
     points, group = np.random.default_rng(0).random((6, 2)), np.arange(2)
     for failed in (np.zeros(6, bool), np.ones(6, bool)):

@@ -120,7 +120,7 @@ def propose(
     best = nondominated(front)
 
     def gain(points: Array) -> Array:
-        return log_volume_gain(posteriors, front[best], reference, points) + limits.log_chance(points)
+        return log_volume_gain(posteriors, front[best], reference, points) + limits.log_weight(points)
 
     starts = rng.permutation(seen[best])[:_STARTS]
     return maximise(cube, gain, starts, avoid=avoid, fixed=fixed, rng=rng), posteriors, losses

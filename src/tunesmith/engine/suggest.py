@@ -142,7 +142,7 @@ def _weighted(model: Ensemble, bounds: Limits) -> Callable[[Array], Array]:
     """The gain, weighted by the chance that the trial succeeds."""
     if not bounds.processes:
         return model.gain
-    return lambda points: model.gain(points) + bounds.log_chance(points)
+    return lambda points: model.gain(points) + bounds.log_weight(points)
 
 
 def middle(dimension: Dimension) -> Any:
