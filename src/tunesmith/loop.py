@@ -59,6 +59,7 @@ class Observed:
         self.stop_reason: str | None = None
         self._observers = observers
         self._signal: int | None = None
+        self._notice = threading.Thread(target=self._say_interrupted, name="tunesmith-notice", daemon=True)
         self._handlers: dict[int, Any] = {}
 
     def notify(self, event: str, *details: Any) -> None:
@@ -93,12 +94,16 @@ class Observed:
             return  # Slurm, torchrun and other ranks repeat themselves
         self._signal = number
         self.stop_reason = f"interrupted: {signal.Signals(number).name}"
+        self._notice.start()  # this thread may be in the middle of printing, which Python lets nobody do within
+
+    def _say_interrupted(self) -> None:
         self.notify("on_message", f"{self.stop_reason}; finishing what must be recorded (Ctrl-C again: stop now)")
 
     def leave_if_interrupted(self) -> None:
         """Raise KeyboardInterrupt or SystemExit after a signal."""
         if self._signal is None:
             return
+        self._notice.join()
         self.notify("on_message", f"stopped ({self.stop_reason}); run the same script again to go on")
         if self._signal == signal.SIGINT:
             raise KeyboardInterrupt
