@@ -14,6 +14,8 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -89,6 +91,8 @@ class Collective:
         self._renewals = 0
         self._aborted = False
         self._aborting = threading.Lock()
+        # servers that were there before the group are not its own: a Ray actor's, over which Ray reaches it
+        self._others = set() if _initialized() is not None else _native_servers(psutil.Process().net_connections("tcp"))
         self.note()
 
     def note(self) -> None:
@@ -120,7 +124,7 @@ class Collective:
                 with suppress(AttributeError, RuntimeError):  # what cannot abort is freed by its connections or timeout
                     group.abort()
             if "gloo" in dist.get_backend_config():
-                _cut_connections()
+                _cut_connections(self._others)
 
     def leave(self) -> None:
         """Leave the process group: nothing of it is left in this process."""
@@ -176,16 +180,20 @@ def _initialized() -> Any:
     return dist if dist is not None and dist.is_available() and dist.is_initialized() else None
 
 
-def _cut_connections() -> None:
+def _native_servers(connections: Sequence[Any]) -> set[int]:
+    """The ports at which native code listens in this process."""
+    ours = {s.fileno() for s in gc.get_objects() if issubclass(type(s), socket.socket)}
+    return {c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN and c.fd not in ours}
+
+
+def _cut_connections(others: AbstractSet[int]) -> None:
     """Shut the connections that others have made to native code in this process: gloo's, which has no other way.
 
-    Of each pair of ranks one has accepted the other's connection, so that all are shut when all ranks do this. Servers
-    that Python code keeps, and torch's store, go on.
+    Of each pair of ranks one has accepted the other's connection, so that all are shut when all ranks do this. The
+    `others` among the servers, those that Python code keeps, and torch's store, go on.
     """
-    ours = {s.fileno() for s in gc.get_objects() if issubclass(type(s), socket.socket)}
     connections = psutil.Process().net_connections("tcp")
-    kept = int(os.environ.get("MASTER_PORT", "0"))
-    ports = {c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN and c.fd not in ours} - {kept}
+    ports = _native_servers(connections) - others - {int(os.environ.get("MASTER_PORT", "0"))}
     for connection in connections:
         if connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port in ports:
             with suppress(OSError), socket.socket(fileno=os.dup(connection.fd)) as sock:

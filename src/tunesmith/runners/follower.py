@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import signal
 import threading
@@ -21,16 +22,20 @@ from tunesmith.runners.rank_messages import Answer, Begin, Cut, Done, Leave, Los
 from tunesmith.trial import CONTINUE, Assignment, Decision, LiveTrial, Report, TrialState
 
 
-def follow(group: Group, collective: Collective, task: Task) -> Any:
-    """Take part in the search that rank 0 leads, until it ends; returns or raises what rank 0 returns or raises."""
-    return _Follower(group, collective, task).run()
+def follow(group: Group, collective: Collective, task: Task, *, patience: float = LAST_WORDS) -> Any:
+    """Take part in the search that rank 0 leads, until it ends; returns or raises what rank 0 returns or raises.
+
+    Raises RankLostError when a rank is gone; this process is ended `patience` seconds later if it has not left by then.
+    """
+    return _Follower(group, collective, task, patience).run()
 
 
 class _Follower:
-    def __init__(self, group: Group, collective: Collective, task: Task) -> None:
+    def __init__(self, group: Group, collective: Collective, task: Task, patience: float) -> None:
         self._group = group
         self._collective = collective
         self._task = task
+        self._patience = patience
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._trial: _FollowTrial | None = None
         self._left = False
@@ -91,9 +96,9 @@ class _Follower:
         self._collective.forget()
 
     def _end_soon(self, message: str) -> None:
-        later(LAST_WORDS, end_process, message)
+        later(self._patience, end_process, message)
         if self._trial is not None:
-            self._trial.part.cut(f"lost: {message}", limit=LAST_WORDS)
+            self._trial.part.cut(f"lost: {message}", limit=math.inf)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -72,18 +72,27 @@ class RanksRunner:
     """Runs one trial at a time on all ranks; made on rank 0, while the others `follow`.
 
     `trial_timeout` is in seconds per attempt. A rank that dies ends the trial as FAILED, "lost: ...", and the search with
-    RankLostError.
+    RankLostError; this process is ended `patience` seconds later if it has not left by then.
     """
 
     slots = 1
 
-    def __init__(self, group: Group, collective: Collective, task: Task, *, trial_timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        group: Group,
+        collective: Collective,
+        task: Task,
+        *,
+        trial_timeout: float | None = None,
+        patience: float = LAST_WORDS,
+    ) -> None:
         if trial_timeout is not None and not (math.isfinite(trial_timeout) and trial_timeout > 0):
             raise SettingError(f"trial_timeout must be above 0 seconds, got {trial_timeout!r}")
         self._group = group
         self._collective = collective
         self._task = task
         self._timeout = trial_timeout
+        self._patience = patience
         self._trial: _LeadTrial | None = None
         self._lost: RankLostError | None = None
         self._forwarded: set[int] = set()
@@ -138,7 +147,7 @@ class RanksRunner:
         self._lost = RankLostError(f"{message}; start the job again to go on (torchrun --max-restarts does so itself)")
         self._group.send(Lost(message))
         say(message)
-        later(LAST_WORDS, end_process, message)
+        later(self._patience, end_process, message)
         self._collective.forget()
         if self._trial is not None:
             self._trial.lose(peer, message)
@@ -211,7 +220,7 @@ class _LeadTrial:
         with self._changed:
             self._lost = message
             self._changed.notify_all()
-        self._part.cut(f"lost: {peer} is gone", limit=LAST_WORDS)
+        self._part.cut(f"lost: {peer} is gone", limit=math.inf)
 
     def _wait(self) -> None:
         """Until the trial has ended on all ranks."""

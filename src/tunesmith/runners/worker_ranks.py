@@ -20,7 +20,6 @@ from tunesmith.runners import Outcome, Task
 from tunesmith.runners.collectives import Collective
 from tunesmith.runners.follower import follow
 from tunesmith.runners.group import Group, connect
-from tunesmith.runners.part import LAST_WORDS
 from tunesmith.runners.pickling import loads
 from tunesmith.runners.ranks import RanksRunner
 from tunesmith.runners.worker import (
@@ -33,6 +32,8 @@ from tunesmith.runners.worker import (
     run_trials,
 )
 from tunesmith.trial import Assignment, Link, LiveTrial
+
+_KNOWN_BY = 30.0  # seconds for the driver to hear how a rank was lost, and to end the others
 
 
 class ReservedPort:
@@ -68,23 +69,26 @@ def serve(connection: Connection, lines: Sequence[Connection]) -> None:
 def take_part(connection: Connection, group: Group, task: Task, *, threads: int) -> None:
     """Run trials with the other ranks of a group; rank 0 gets them over the `connection`, from the driver.
 
-    Raises EOFError or ConnectionError when the driver is gone, RankLostError when a rank is.
+    Raises EOFError or ConnectionError when the driver is gone, RankLostError when a rank is, and the driver does not
+    hear of it: it names the rank whose end it hears of first, so that no other ends by itself before.
     """
     collective = Collective(None, group.rank, group.size, key="tunesmith")
-    if group.rank == 0:
-        run_trials(connection, partial(_lead, RanksRunner(group, collective, task)), threads=threads)
-    else:
-        follow(group, collective, partial(_run_part, task, threads))
+    patience = 2 * _KNOWN_BY
+    try:
+        if group.rank == 0:
+            runner = RanksRunner(group, collective, task, patience=patience)
+            run_trials(connection, partial(_lead, runner), threads=threads)
+        else:
+            follow(group, collective, partial(_run_part, task, threads), patience=patience)
+    except RankLostError:
+        time.sleep(_KNOWN_BY)
+        raise
 
 
 def _lead(runner: RanksRunner, assignment: Assignment, link: Link) -> Outcome:
     """Run a trial on all ranks."""
     runner.start(assignment, link)
-    try:
-        (ended,) = runner.events(None)
-    except RankLostError:
-        time.sleep(LAST_WORDS)  # the driver knows how the rank ended, and ends this one
-        raise
+    (ended,) = runner.events(None)
     return ended.outcome
 
 
