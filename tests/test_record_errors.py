@@ -14,9 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.errors import RecordCorruptError, RecordError, RecordReadOnlyError, RecordVersionError
+import tunesmith
+from tunesmith.errors import (
+    RecordCorruptError,
+    RecordError,
+    RecordReadOnlyError,
+    RecordVersionError,
+    StudyLockedError,
+)
 from tunesmith.record import FILE, Record
 from tunesmith.record_file import filesystem, refuse_network
+from tunesmith.record_lock import driving
 from tunesmith.trial import Report, TrialState
 
 NFS = "/dev/vda / ext4 rw 0 0\nserver:/homes /home nfs4 rw 0 0\nserver:/x /home/a\\040b lustre rw 0 0\n"
@@ -196,3 +204,44 @@ def test_a_full_disk_loses_nothing_that_was_finished_and_the_study_goes_on_once_
         assert sum(t.state is TrialState.COMPLETE for t in record.trials()) == told["done"]
         assert len(record.trials()) == told["seen"]
         record.start_new(offered={})
+
+
+def begin(directory, **settings):
+    return tunesmith.search(
+        lambda trial: trial.suggest_float("x", 0, 1), 1, directory=directory, progress=False, **settings
+    )
+
+
+def test_a_damaged_study_is_kept_under_another_name_where_a_new_one_is_to_begin(tmp_path):
+    path = fill(tmp_path)
+    os.truncate(path, path.stat().st_size // 2)
+    (tmp_path / "run-0").mkdir()
+    before = path.read_bytes()
+    with pytest.raises(RecordCorruptError, match=r"tunesmith doctor --repair.*resume=False"):
+        begin(tmp_path)
+    with pytest.warns(UserWarning, match=r"is damaged .*kept as study\.sqlite\.damaged-.*a new study begins"):
+        study = begin(tmp_path, resume=False)
+    assert (study.directory, len(study.trials)) == (tmp_path / "study-2", 1)
+    (kept,) = tmp_path.glob("study.sqlite.damaged-*")
+    assert kept.read_bytes() == before
+    assert len(begin(tmp_path, resume=True).trials) == 1
+
+
+def test_what_may_be_whole_or_in_use_is_no_damaged_study(tmp_path):
+    fill(tmp_path / "newer", 1)
+    with contextlib.closing(sqlite3.connect(tmp_path / "newer" / FILE)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    (tmp_path / "theirs").mkdir()
+    with contextlib.closing(sqlite3.connect(tmp_path / "theirs" / FILE)) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    (tmp_path / "driven").mkdir()
+    (tmp_path / "driven" / FILE).write_bytes(b"garbage")
+    with driving(tmp_path / "driven", "driven"):
+        for name, error in (
+            ("newer", RecordVersionError),
+            ("theirs", RecordCorruptError),
+            ("driven", StudyLockedError),
+        ):
+            with pytest.raises(error):
+                begin(tmp_path / name, resume=False)
+            assert not list((tmp_path / name).glob("*damaged*"))

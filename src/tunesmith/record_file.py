@@ -51,8 +51,8 @@ _SCHEMA = (
         PRIMARY KEY (number, step)) WITHOUT ROWID""",
 )
 _ADVICE = (
-    "Nothing was changed. Copy the directory before anything else; then restore a backup, or write what is whole to a "
-    f"new file: `sqlite3 {FILE} .recover | sqlite3 mended.sqlite`. Checkpoints are not affected"
+    "Nothing was changed. Copy the directory before anything else; then restore a backup, or save what is whole: "
+    "`tunesmith doctor --repair DIRECTORY`; resume=False begins anew. Checkpoints are not affected"
 )
 
 
@@ -210,6 +210,16 @@ def translated(error: BaseException, path: Path) -> RecordError:  # noqa: PLR091
 def damaged(path: Path, what: str) -> RecordCorruptError:
     """The error for rows that are not what was written."""
     return RecordCorruptError(errno.EIO, f"{what} in {path} is damaged; what else it holds can be read. {_ADVICE}")
+
+
+def set_aside(path: Path) -> Path:
+    """Give a damaged file another name, in which it says since when, and its log with it. Returns that name."""
+    kept = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+    for extra in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + extra)
+        if part.exists():
+            part.rename(kept.with_name(kept.name + extra))
+    return kept
 
 
 def refuse_network(directory: Path, mounts: Path = Path("/proc/mounts")) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tunesmith.errors import RecordCorruptError, RecordError
 from tunesmith.record import Record
-from tunesmith.record_file import FILE, checksum, damaged, fill
+from tunesmith.record_file import FILE, checksum, damaged, fill, set_aside
 from tunesmith.record_lock import driver_of
 from tunesmith.trial import TrialState
 
@@ -108,10 +108,7 @@ def _salvage(directory: Path) -> str:
                 marks = ", ".join("?" * len(reports[0]))
                 new.executemany(f"INSERT INTO report VALUES ({marks})", reports)  # noqa: S608
         new.commit()
-    kept = path.with_name(f"{FILE}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
-    path.rename(kept)
-    for extra in ("-wal", "-shm"):
-        path.with_name(FILE + extra).unlink(missing_ok=True)
+    kept = set_aside(path)
     mended.rename(path)
     text = f"{count - len(lost)} of {count} trials saved; the damaged file is kept as {kept.name}"
     return text + (f"; lost: trials {', '.join(map(str, lost))}" if lost else "")

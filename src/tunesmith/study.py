@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import warnings
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith import export, function_identity
-from tunesmith.errors import SettingError, StudyChangedError, TunesmithError
+from tunesmith.errors import RecordCorruptError, SettingError, StudyChangedError, TunesmithError
 from tunesmith.masking import masked
 from tunesmith.record import FILE, Record, StudyInfo
+from tunesmith.record_file import set_aside
+from tunesmith.record_lock import driving
 from tunesmith.storage import Storage
 from tunesmith.trial import Trial, TrialState, signs
 
@@ -267,7 +270,7 @@ def open_study(
 
     `identity` (JSON) is what must be the same for a study to go on: space, arguments, objective; under "functions" those
     that `function_identity` describes, which may be edited, with a warning. `resume="auto"` continues an unfinished study
-    of the same identity and directions, `True` a finished one too, `False` none.
+    of the same identity and directions, `True` a finished one too, `False` none, and puts a damaged file aside.
     Raises StudyChangedError when a study called `name` would go on but differs.
     """
     if resume not in ("auto", True, False):
@@ -277,7 +280,9 @@ def open_study(
     taken: set[str] = set()
     notice: str | None = None
     for folder in reversed(studies_in(home)):
-        record = Record.open(folder)
+        record = _whole(folder, anew=resume is False)
+        if record is None:
+            continue
         info = record.info
         taken.add(info.name)
         finished = bool(info.settings.get("finished"))
@@ -305,6 +310,25 @@ def open_study(
         folder, name=label, directions=tuple(directions), seed=seed, settings={"identity": identity, "finished": False}
     )
     return Study(record), notice
+
+
+def _whole(folder: Path, *, anew: bool) -> Record | None:
+    """The record in a folder; where a study is to begin anew, a damaged one is put aside instead, with a warning."""
+    path = folder / FILE
+    try:
+        return Record.open(folder)
+    except RecordCorruptError as error:
+        foreign = error.errno == errno.EINVAL and path.stat().st_size > 0  # perhaps another program's
+        if foreign or not anew:
+            raise
+    with driving(folder, folder.name):
+        kept = set_aside(path)
+    warnings.warn(
+        f"the study in {folder} is damaged and cannot be read: its file is kept as {kept.name}, and a new study begins",
+        UserWarning,
+        stacklevel=6,
+    )
+    return None
 
 
 def _new_folder(home: Path) -> Path:
