@@ -117,3 +117,18 @@ def test_what_the_user_set_since_is_there_in_trials_and_afterwards(tmp_path, rec
     assert seen == [({(7.0, 0.5, 3.0)}, 4)] * 2
     assert (trainer.focus, trainer.shift, trainer._scale) == (7.0, 0.5, 3.0)
     assert not recorded or trainer.label_names == ["labels", "x"]
+
+
+@pytest.mark.parametrize("kind", [tunesmith.Trainer, transformers.Trainer])
+def test_an_evaluation_before_the_search_leaves_nothing_in_its_objective(tmp_path, kind):
+    args = tiny.arguments(tmp_path, save_strategy="no", num_train_epochs=1)
+    data = tiny.Points(64, 0)
+    trainer = kind(model_init=tiny.model_init, args=args, train_dataset=data, eval_dataset=data)
+    assert "eval_model_preparation_time" in trainer.evaluate()
+    best = tunesmith.hyperparameter_search(
+        trainer,
+        lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-3, 1e-1)},
+        n_trials=1,
+        progress=False,
+    )
+    assert best.objective == best.trial.metrics["eval_loss"]

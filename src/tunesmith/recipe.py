@@ -58,28 +58,35 @@ def _built(trainer: Trainer) -> dict[str, Any]:
 def _changed(trainer: Trainer, built: Mapping[str, Any], differs: Callable[[Any, Any], bool]) -> dict[str, Any]:
     """What the user has set since, by the difference from what a constructor leaves behind.
 
-    Attributes that begin with an underscore are the class's own where one of its methods sets them.
+    What a method of transformers' classes sets is theirs (a first evaluation leaves `model_preparation_time`), and so are
+    attributes that begin with an underscore where any method of the class sets them.
     """
     found = {
         name: value
         for name, value in vars(trainer).items()
         if name not in _OWN and name != RECORD and (name not in built or differs(built[name], value))
     }
-    if any(name.startswith("_") for name in found):
-        own = _set_by_methods(type(trainer))
-        found = {name: value for name, value in found.items() if not name.startswith("_") or name not in own}
-    return found
+    if not found:
+        return found
+    kinds = type(trainer).__mro__
+    libraries = _set_by_methods([kind for kind in kinds if _root(kind.__module__) in _LIBRARIES])
+    private = _set_by_methods(kinds)
+    return {n: v for n, v in found.items() if n not in (private if n.startswith("_") else libraries)}
 
 
-def _set_by_methods(kind: type) -> set[str]:
-    """The attributes that the methods of a class set, its constructor's left out."""
+def _set_by_methods(kinds: Sequence[type]) -> set[str]:
+    """The attributes that the methods of classes set, their constructors left out."""
     functions = [
         f
-        for c in kind.__mro__
-        for name, f in vars(c).items()
+        for kind in kinds
+        for name, f in vars(kind).items()
         if isinstance(f, types.FunctionType) and name != "__init__"
     ]
     return {i.argval for f in functions for i in dis.get_instructions(f) if i.opname == "STORE_ATTR"}
+
+
+def _root(module: str) -> str:
+    return module.partition(".")[0]
 
 
 @dataclass
@@ -148,7 +155,7 @@ class Recipe:
         others there, must have been set since, or come from arguments that cannot be read off.
         """
         if self.recorded is None:
-            own = _set_by_methods(type(self.trainer))
+            own = _set_by_methods(type(self.trainer).__mro__)
 
             def differs(before: Any, now: Any) -> bool:
                 return isinstance(now, _PLAIN) and isinstance(before, (*_PLAIN, type(None))) and before != now
@@ -359,7 +366,7 @@ def _by_names(trainer: Trainer, signature: inspect.Signature) -> dict[str, Any]:
             )
         else:
             unread[p.name] = p.default
-    if unread and type(trainer).__init__.__module__.partition(".")[0] not in _LIBRARIES:
+    if unread and _root(type(trainer).__init__.__module__) not in _LIBRARIES:
         warnings.warn(
             f"the constructor's arguments of {type(trainer).__name__} must be known, and what cannot be read off the trainer "
             f"is taken to be its default: {', '.join(f'{n}={v!r}' for n, v in unread.items())}; if it is not, make it with "
