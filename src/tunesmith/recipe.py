@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from tunesmith.errors import SettingError
+from tunesmith.refusal import accept_use
 
 RECORD = "_tunesmith_call"
 # attributes that a Trainer's constructor or training makes anew; all others that differ from what the constructor
@@ -167,6 +168,7 @@ class Recipe:
         """Without model_init the built model is used again, with its weights put back before each trial."""
         model = self.trainer.model
         _unprepare(model)
+        accept_use(model)
         if not _takes(type(self.trainer), "model"):
             raise SettingError(f"{type(self.trainer).__name__} takes no model; give it a model_init to search with it")
         self.kwargs["model"] = model

@@ -20,12 +20,13 @@ from transformers.integrations import rewrite_logs
 from transformers.trainer_utils import HPSearchBackend
 
 from tunesmith import arguments, checkpoints, inheritance, process_state
-from tunesmith.errors import ModelNotSavedError, SettingError, UserFunctionError
+from tunesmith.errors import SettingError, UserFunctionError
 from tunesmith.folders import step_of
 from tunesmith.hp_space import SpaceFunction, replay
 from tunesmith.kept import Kept, Weights
 from tunesmith.objective import Objective
 from tunesmith.recipe import Recipe, release
+from tunesmith.refusal import refuse_use
 from tunesmith.runners import Outcome, checked, disk_full
 from tunesmith.trial import LiveTrial, Trial, TrialState, signs
 
@@ -138,7 +139,7 @@ class TrainerTask:
         elif weights is not None:
             self.trainer.model.load_state_dict(weights, strict=False)
         else:
-            _refuse_use(
+            refuse_use(
                 self.trainer.model,
                 f"the weights of the best trial ({best.number}) were not saved: its training saved no checkpoint of its "
                 "best evaluation. Set save_strategy (as eval_strategy) and search again, or train with the best "
@@ -462,17 +463,7 @@ def _load_weights(trainer: Any, checkpoint: Path) -> None:
     except Exception as error:  # noqa: BLE001  whatever a format raises, the result of the search is at hand
         message = f"the best trial's weights are in {checkpoint} and could not be loaded from there: {error}"
         warnings.warn(message, UserWarning, stacklevel=2)
-        _refuse_use(trainer.model, message)
-
-
-def _refuse_use(model: Any, message: str) -> None:
-    """Let a model that is not the best trial's say so when it is used."""
-
-    def refuse(*_args: Any, **_kwargs: Any) -> Any:
-        raise ModelNotSavedError(message)
-
-    model.forward = refuse
-    model.save_pretrained = refuse
+        refuse_use(trainer.model, message)
 
 
 def _name_cpu(args: Any) -> None:
