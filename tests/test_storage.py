@@ -5,8 +5,10 @@ import shutil
 import signal
 from pathlib import Path
 
+import fsspec
 import pytest
 import tiny
+from fsspec.implementations.local import LocalFileSystem
 from ray.tune.schedulers import FIFOScheduler
 from transformers import TrainerCallback
 
@@ -108,8 +110,30 @@ class Interrupts(TrainerCallback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_trainers_search_goes_on_from_storage_and_its_best_model_comes_from_there(tmp_path):
+class Guarded(LocalFileSystem):
+    """A disk that asks for a password, such as storage that is reached by s3://key:secret@..."""
+
+    protocol = "guarded"
+
+    def __init__(self, password=None, **kwargs):
+        super().__init__(**kwargs)
+        if password != "opensesame":
+            raise PermissionError(f"{password!r} is not the password")
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.rpartition("@")[2])
+
+    @staticmethod
+    def _get_kwargs_from_urls(path):
+        return {"password": path.rpartition("@")[0].rpartition(":")[2]}
+
+
+@pytest.mark.parametrize("url", ["file://{}", "guarded://me:opensesame@{}"])
+def test_a_trainers_search_goes_on_from_storage_and_its_best_model_comes_from_there(tmp_path, url):
+    fsspec.register_implementation("guarded", Guarded, clobber=True)
     home, there = tmp_path / "home", tmp_path / "there"
+    url = url.format(there)
 
     def go():
         trainer = tiny.make(
@@ -120,7 +144,7 @@ def test_a_trainers_search_goes_on_from_storage_and_its_best_model_comes_from_th
             n_trials=1,
             seed=1,
             progress=False,
-            storage_url=f"file://{there}",
+            storage_url=url,
         )
         return trainer, best
 
@@ -138,3 +162,9 @@ def test_a_trainers_search_goes_on_from_storage_and_its_best_model_comes_from_th
     assert best.study.checkpoint(trial) is None
     assert best.study.bring(trial).is_dir()
     assert trainer.evaluate()["eval_loss"] == pytest.approx(best.objective, rel=1e-5)
+    if "opensesame" in url:
+        assert "opensesame" not in str(best.study.info.settings)
+        shutil.rmtree(home / "run-0")
+        with pytest.raises(SettingError, match=r"keeps no passwords.*guarded://\*\*\*@.*storage_url="):
+            load_study(home).bring(trial)
+        assert load_study(home, storage_url=url).bring(trial).is_dir()

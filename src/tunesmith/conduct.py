@@ -138,6 +138,7 @@ def conduct(plan: Plan, runner: Runner | OwnLoop, *, prepare: Callable[[Study], 
             identity=identity,
             resume=plan.resume,
         )
+        study.storage_url = plan.storage_url
         if isinstance(runner, WorkersRunner) and plan.join:
             if not _drives(study, runner, held):
                 if prepare is not None:

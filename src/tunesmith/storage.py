@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tunesmith.errors import MissingDependencyError, SettingError
+from tunesmith.masking import mask
 
 
 class Storage:
@@ -26,9 +27,9 @@ class Storage:
         try:
             self._fs, root = url_to_fs(str(url))
         except ImportError as error:
-            raise MissingDependencyError(f"storage {url!r} needs a package: {error}") from error
+            raise MissingDependencyError(f"storage {mask(url)!r} needs a package: {error}") from error
         except ValueError as error:
-            raise SettingError(f"storage must be a URL that fsspec can open, got {url!r}: {error}") from error
+            raise SettingError(f"storage must be a URL that fsspec can open, got {mask(url)!r}: {error}") from error
         self._root = str(root).rstrip("/")
 
     def put(self, checkpoint: Path, study: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith import export, function_identity
 from tunesmith.errors import RecordCorruptError, SettingError, StudyChangedError, TunesmithError
-from tunesmith.masking import masked
+from tunesmith.masking import MASK, masked
 from tunesmith.record import FILE, Record, StudyInfo
 from tunesmith.record_file import set_aside
 from tunesmith.record_lock import driving
@@ -47,13 +47,14 @@ class Snapshot:
 class Study:
     """One search: its trials and what follows from them. Reading is safe while another process runs it."""
 
-    def __init__(self, record: Record | Snapshot) -> None:
+    def __init__(self, record: Record | Snapshot, storage_url: str | None = None) -> None:
         self._record = record
+        self.storage_url = storage_url  # where this process has it from: the record keeps no passwords
         self.analysis: Any = None  # what Ray Tune gives of a search that it drove in this process
 
-    def __reduce__(self) -> tuple[type[Study], tuple[Snapshot]]:
+    def __reduce__(self) -> tuple[type[Study], tuple[Snapshot, str | None]]:
         """Elsewhere it is what it was when it was pickled."""
-        return Study, (Snapshot(self._record.path, self.info, self.trials),)
+        return Study, (Snapshot(self._record.path, self.info, self.trials), self.storage_url)
 
     def __repr__(self) -> str:
         done = sum(t.state.finished for t in self.trials)
@@ -150,13 +151,21 @@ class Study:
 
     @property
     def storage(self) -> str | None:
-        """The URL where checkpoints are copied to."""
-        found: str | None = self.info.settings.get("storage")
-        return found
+        """The URL where checkpoints are copied to: the one that this process was given, else the recorded one."""
+        recorded: str | None = self.info.settings.get("storage")
+        return self.storage_url or recorded
 
     def bring(self, trial: Trial) -> Path | None:
-        """As `checkpoint`, from the study's storage where it is not here."""
-        if trial.checkpoint is not None and self.storage is not None:
+        """As `checkpoint`, from the study's storage where it is not here.
+
+        Raises SettingError where the storage has a password, which the record does not keep, and this process was not given it.
+        """
+        if trial.checkpoint is not None and self.storage is not None and self.checkpoint(trial) is None:
+            if MASK in self.storage:
+                raise SettingError(
+                    f"the record keeps no passwords, and the checkpoint of trial {trial.number} lies at {self.storage}; pass the "
+                    f"whole URL: load_study({str(self.directory)!r}, storage_url=...)"
+                )
             Storage(self.storage).bring(self.directory / trial.checkpoint, self.directory)
         return self.checkpoint(trial)
 
@@ -243,10 +252,10 @@ class Memory(MutableMapping[str, Any]):
         return dict(self._record.info.settings.get("backend", {}))
 
 
-def load_study(path: str | Path) -> Study:
-    """Open the study in a directory for reading."""
+def load_study(path: str | Path, *, storage_url: str | None = None) -> Study:
+    """Open the study in a directory for reading; `storage_url` is its search's, where that has a password."""
     path = Path(path)
-    return Study(Record.open(path.parent if path.name == FILE else path, read_only=True))
+    return Study(Record.open(path.parent if path.name == FILE else path, read_only=True), storage_url)
 
 
 def studies_in(directory: str | Path) -> list[Path]:
