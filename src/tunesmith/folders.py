@@ -1,10 +1,14 @@
-"""The folders of a trial's checkpoints, by name; and one that another trial takes over."""
+"""The folders of a search: a trial's checkpoints, by name; one that another trial takes over; what is not for commits."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from pathlib import Path
+
+from tunesmith.record_file import FILE
+
+_STUDYS_OWN = (f"/{FILE}*", "/study.lock", "/report.html", "/run-*/")
 
 
 def step_of(path: Path) -> int:
@@ -45,3 +49,12 @@ def _link(source: str, target: str) -> None:
         raise
     except OSError:  # a file system without links
         shutil.copy2(source, target)
+
+
+def leave_out_of_commits(directory: Path) -> None:
+    """Name what a search has put into this folder, if it has, in its `.gitignore`, which the Hub keeps to as git does."""
+    if not (directory / FILE).is_file():
+        return
+    path = directory / ".gitignore"
+    there = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    path.write_text("\n".join([*there, *(name for name in _STUDYS_OWN if name not in there)]) + "\n", encoding="utf-8")

@@ -161,6 +161,7 @@ class TrainerTask:
         except SettingError as error:
             raise UserFunctionError(f"hp_space gave a value that cannot be: {error}") from error
         args.output_dir = str(live.directory.parent)
+        args.push_to_hub = False  # it would push that folder with all trials, at each checkpoint, and bad models too
         try:
             name = self.hp_name(live)  # W&B names runs so too, by state.trial_name, in a group of the study's directory
         except Exception as error:

@@ -22,6 +22,7 @@ from tunesmith.conditional import COMPUTED
 from tunesmith.conduct import OwnLoop, Plan, as_directions, check_launched, conduct, tune_place
 from tunesmith.constraints import Constraints, Function
 from tunesmith.errors import SettingError
+from tunesmith.folders import leave_out_of_commits
 from tunesmith.hp_space import Probe, as_space_function, default_space
 from tunesmith.kept import Kept, KeptInFiles, KeptInMemory, Weights
 from tunesmith.loop import Budget
@@ -47,7 +48,15 @@ class _Searching:
         found: Any = self
         best = hyperparameter_search(found, *args, **kwargs)
         self._tunesmith_best = best[0] if isinstance(best, list) else best
+        if found.args.push_to_hub:  # a training to come pushes its checkpoints from the same folder
+            leave_out_of_commits(Path(found.args.output_dir))
         return best
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Push the model, as the Trainer does, and nothing of a study that lies in the same folder."""
+        trainer: Any = self
+        leave_out_of_commits(Path(trainer.args.output_dir))
+        return super().push_to_hub(*args, **kwargs)  # type: ignore[misc]  # of the Trainer class beside it
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the model card, as the Trainer does; after a search, with how the hyperparameters were found."""
@@ -66,7 +75,7 @@ def _only(given: str | Sequence[str] | None) -> str | None:
 
 
 class Trainer(_Searching, transformers.Trainer, metaclass=Recording):
-    """transformers.Trainer with tunesmith's `hyperparameter_search`; all else but the model card is unchanged."""
+    """transformers.Trainer with tunesmith's `hyperparameter_search`; all else but what goes to the Hub is unchanged."""
 
 
 def tunable(cls: type[transformers.Trainer]) -> type[transformers.Trainer]:
