@@ -9,7 +9,7 @@ from scipy.optimize import check_grad
 
 from tunesmith.engine import warp
 from tunesmith.engine.acquire import log_improvement
-from tunesmith.engine.gp import Posterior, Prior, _mode, condition, fit, mode, negative_log_posterior
+from tunesmith.engine.gp import Posterior, Prior, _mode, condition, draws, fit, mode, negative_log_posterior
 
 GROUP = np.array([0, 1, 1])
 
@@ -103,3 +103,17 @@ def test_the_mode_does_not_depend_on_what_was_asked_before() -> None:
     first = mode(points, y, GROUP)
     _mode.cache_clear()
     assert (mode(points, y, GROUP) == first).all()
+
+
+def test_where_two_parameters_explain_few_points_alike_the_draws_hold_both_explanations() -> None:
+    at = np.array([0.05, 0.3, 0.5, 0.7, 0.95])
+    points, y = np.column_stack([at, at]), np.array([1.0, -1.0, 0.9, -1.1, 0.2])
+    thetas = draws(points, y - y.mean(), np.arange(2), 20)
+    first = thetas[:, 0] < thetas[:, 1]
+    assert 4 <= first.sum() <= 16
+
+
+def test_draws_follow_the_data() -> None:
+    points = np.random.default_rng(0).random((12, 2))
+    thetas = draws(points, np.sin(9 * points[:, 1]), np.arange(2), 20)
+    assert (thetas[:, 1] < thetas[:, 0]).mean() > 0.9

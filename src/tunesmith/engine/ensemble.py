@@ -4,6 +4,9 @@ A process alone with long lengthscales takes detail it cannot follow for noise, 
 again; one with short lengthscales alone explores too long. Each is fitted under its own prior, and their log expected
 improvements are averaged: the geometric mean asks for places that both find promising (a coarse form of the integration
 over hyperparameters of Snoek et al. 2012, arXiv:1206.2944, section 3.2).
+
+Of few trials the most likely hyperparameters are most likely wrong: some one parameter always explains them all, and the search
+would follow it to its ends. Then each prior has several processes, with hyperparameters drawn from their posterior.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from tunesmith.engine.encoding import Array, Index, Mask
 
 PRIORS = (gp.Prior(trend=0.3), gp.Prior(length=0.0, noise=-8.0))  # smooth, noisy, with a trend; rugged and exact
 FIT_ON, MODEL_ON = 100, 250  # at most so many observations for the hyperparameters, and for the model
+_FEW, _DRAWS = 12, 4  # up to so many observations hyperparameters are drawn, so often for each prior
 _WORTH = 0.05  # of a standard deviation: a smaller gain than that is not worth a trial
 _PENDING_ON = 150  # at most so many pending trials for the model
 _EASY = 70  # a model of at most so many points is searched with full effort
@@ -80,17 +84,18 @@ def ensemble(points: Array, y: Array, group: Index, *, allowed: Mask) -> Ensembl
 
     What is to be improved on are the `allowed` ones only: what trials broke a constraint to reach does not count.
     """
-    thetas = []
-    for k, prior in enumerate(PRIORS):
-        learnt = thinned(y[: k + fitted_on(len(y) - k)], FIT_ON)  # shifted by k: no ask has to fit them all
-        thetas.append(gp.mode(points[learnt], warp.half_rank(y[learnt]), group, prior=prior))
     rows = np.union1d(thinned(y, MODEL_ON), np.argmin(np.where(allowed, y, np.inf)))
     at, warped = points[rows], warp.half_rank(y[rows])
-    members = tuple(
-        gp.condition(at, warped, group, theta, trend=prior.trend) for theta, prior in zip(thetas, PRIORS, strict=True)
-    )
+    members = []
+    for k, prior in enumerate(PRIORS):
+        if len(y) <= _FEW:
+            thetas = gp.draws(at, warped, group, _DRAWS, prior=prior)
+        else:
+            learnt = thinned(y[: k + fitted_on(len(y) - k)], FIT_ON)  # shifted by k: no ask has to fit them all
+            thetas = gp.mode(points[learnt], warp.half_rank(y[learnt]), group, prior=prior)[None]
+        members += [gp.condition(at, warped, group, theta, trend=prior.trend) for theta in thetas]
     means = np.array([m.mean(at) for m in members])
-    return Ensemble(at, y[rows], members, means, means[:, allowed[rows]].min(1))
+    return Ensemble(at, y[rows], tuple(members), means, means[:, allowed[rows]].min(1))
 
 
 def thinned(y: Array, most: int) -> Index:

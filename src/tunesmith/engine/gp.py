@@ -24,6 +24,8 @@ _SQRT5 = math.sqrt(5.0)
 _JITTER = 1e-6
 _NOISE_SD = 1.0
 _LENGTH_SD = math.sqrt(3.0)
+_LENGTHS, _NOISES = (-4.0, 6.0), (-12.0, 1.0)  # the bounds of theta
+_DRAWN = 512  # thetas drawn from the prior, to draw from again
 
 
 @dataclass(frozen=True)
@@ -115,12 +117,33 @@ def mode(points: Array, y: Array, group: Index, *, prior: Prior = USUAL) -> Arra
     return np.array(_mode(points.tobytes(), y.tobytes(), group.tobytes(), points.shape[1], prior))
 
 
+def draws(points: Array, y: Array, group: Index, count: int, *, prior: Prior = USUAL) -> Array:
+    """Thetas (count, d + 1) drawn from their posterior; other arguments as of `mode`.
+
+    Many draws from the prior, drawn from again by their likelihoods (sampling/importance resampling, Rubin 1988): for few points
+    only, whose likelihood leaves enough of the prior's draws alive. A pure function: its random numbers are keyed by n.
+    """
+    n, d = len(y), int(group.max()) + 1
+    normal = np.random.default_rng([n]).standard_normal((_DRAWN, d + 1))
+    lengths = np.clip(prior.length_mean(d) + _LENGTH_SD * normal[:, :d], *_LENGTHS)
+    noise = np.clip(prior.noise + _NOISE_SD * normal[:, d], *_NOISES)
+    squares = _grouped_squares(points, group, d)
+    k = _matern(np.tensordot(np.exp(-2.0 * lengths), squares, 1)) + prior.trend * _linear(points, points)
+    k += (np.exp(noise) + _JITTER)[:, None, None] * np.eye(n)
+    factors = np.linalg.cholesky(k)
+    half = np.linalg.solve(factors, np.broadcast_to(y[:, None], (_DRAWN, n, 1)))[:, :, 0]
+    fits = -0.5 * (half**2).sum(1) - np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(1)
+    shares = np.cumsum(np.exp(fits - fits.max()))
+    chosen = np.searchsorted(shares, shares[-1] * (np.arange(count) + 0.5) / count)
+    return np.asarray(np.column_stack([lengths, noise])[chosen])
+
+
 @lru_cache(maxsize=32)
 def _mode(points: bytes, y: bytes, group: bytes, columns: int, prior: Prior) -> tuple[float, ...]:
     at, groups = np.frombuffer(points).reshape(-1, columns), np.frombuffer(group, np.int64)
     d = int(groups.max()) + 1
     start = np.r_[np.full(d, min(prior.length_mean(d), 0.5)), prior.noise]
-    bounds = [(-4.0, 6.0)] * d + [(-12.0, 1.0)]
+    bounds = [_LENGTHS] * d + [_NOISES]
     cost = negative_log_posterior(at, np.frombuffer(y), groups, prior=prior)
     theta, _, _ = fmin_l_bfgs_b(cost, start, bounds=bounds, maxiter=25, factr=1e9, pgtol=1e-3)
     return tuple(theta.tolist())
