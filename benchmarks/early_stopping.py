@@ -5,8 +5,10 @@
 
 The problems (see search_quality.py) are those that have `curve(params)`: the losses in the course of training. A trial
 reports at sixteen or fewer shares of its training (`--reports`), and a stopped one costs the share that it ran. Regret is that of the best
-full trial. `compare` holds the ways of a file against each other: regret by budget, the share of the budget that reaches
-the mean end of TPE without pruning on the same problem (median over runs; none: never), and trials begun.
+full trial. `compare` holds the ways of a file against each other, twice. By budget: regret, the share of the budget that
+reaches the mean end of TPE without pruning on the same problem (median over runs; inf: never), and trials begun. By trials,
+as `n_trials` counts them: regret after so many were begun, and what they cost, in full trainings; there stopping can gain
+nothing but time.
 """
 
 import argparse
@@ -36,7 +38,7 @@ WAYS = {
 
 
 def search(way, task, seed, reports):
-    """[budget spent, regret] after each full trial, and how many trials were begun."""
+    """[budget spent, least regret of the full trials so far] after each trial that ended within the budget."""
     trials, spent, found, least = [], 0.0, [], np.inf
     best, median = task.reference()
     backend = WAYS[way](Setting(["minimize"], seed, lambda: tuple(trials), space=task.space))
@@ -61,12 +63,12 @@ def search(way, task, seed, reports):
             value = task.mean(params)
             trial = replace(trial, state=TrialState.COMPLETE, values=(value,))
             least = min(least, value)
-            found.append([round(spent, 4), round((least - best) / (median - best), 6)])
         else:
             trial = replace(trial, state=TrialState.PRUNED)
+        found.append([round(spent, 4), round((least - best) / (median - best), 6)])  # the first trial is a full one
         trials[number] = trial
         backend.tell(trial)
-    return {"found": found, "trials": len(trials)}
+    return {"found": found}
 
 
 def run(args):
@@ -84,9 +86,13 @@ def run(args):
 
 
 def at(run, budget):
-    """Regret when so much is spent; that of the first full trial before."""
-    known = [regret for spent, regret in run["found"] if spent <= budget + 1e-6]
-    return known[-1] if known else run["found"][0][1]
+    """Regret when so much is spent."""
+    return [regret for spent, regret in run["found"] if spent <= budget + 1e-6][-1]
+
+
+def after(run, trials):
+    """What the first trials cost, and the regret then; of all trials where the budget was for fewer."""
+    return run["found"][:trials][-1]
 
 
 def compare(args):
@@ -98,26 +104,55 @@ def compare(args):
     goal = (
         {t: np.mean([at(runs["tpe"][k], BUDGET) for k in keys if k[0] == t]) for t in tasks} if "tpe" in runs else None
     )
-    budgets = (5, 10, 15, 20)
+    budgets, counts = (5, 10, 15, 20), (10, 20)
     print(f"{len(keys)} runs on {len(tasks)} problems, budget {BUDGET:g}\n")
     print("| way |", *(f"@{b} |" for b in budgets), "reaches TPE's end at | trials | end against the engine alone |")
     print("|---|", *("---|" for _ in budgets), "---|---|---|")
-    rng = np.random.default_rng(0)
     for way, known in runs.items():
         means = [np.mean([at(known[k], b) for k in keys]) for b in budgets]
         reach = [next((s / BUDGET for s, r in known[k]["found"] if goal and r <= goal[k[0]]), np.inf) for k in keys]
-        ends = {t: [at(runs["engine"][k], BUDGET) - at(known[k], BUDGET) for k in keys if k[0] == t] for t in tasks}
-        gains = np.array([np.mean(v) for v in ends.values()])
-        low, high = np.percentile(rng.choice(gains, (4000, len(gains))).mean(1), [5, 95])
-        begun = np.mean([known[k]["trials"] for k in keys])
-        cells = f"{np.median(reach):.2f} | {begun:.0f} | {gains.mean():+.3f} [{low:+.3f}, {high:+.3f}] |"
+        begun = np.mean([len(known[k]["found"]) for k in keys])
+        cells = f"{np.median(reach):.2f} | {begun:.0f} | {against(runs, way, keys, by_budget)} |"
         print(f"| {way} |", *(f"{m:.3f} |" for m in means), cells)
+    print("\n| way |", *(f"after {n} trials | trainings |" for n in counts), "against the engine alone |")
+    print("|---|", *("---|---|" for _ in counts), "---|")
+    for way, known in runs.items():
+        means = [np.mean([after(known[k], n) for k in keys], axis=0) for n in counts]
+        print(f"| {way} |", *(f"{m:.3f} | {s:.1f} |" for s, m in means), f"{against(runs, way, keys, by_trials)} |")
     if args.by_problem:
-        print("\n| problem |", *(f"{way} |" for way in runs))
+        print(
+            "\nAgainst the engine alone, with standard errors, by budget / by trials\n\n| problem |",
+            *(f"{way} |" for way in runs),
+        )
         for t in tasks:
-            print(
-                f"| {t} |", *(f"{np.mean([at(r[k], BUDGET) for k in keys if k[0] == t]):.3f} |" for r in runs.values())
-            )
+            own = [k for k in keys if k[0] == t]
+            cells = []
+            for way in runs:
+                parts = [
+                    [score(runs["engine"][k]) - score(runs[way][k]) for k in own] for score in (by_budget, by_trials)
+                ]
+                cells.append(" / ".join(f"{np.mean(d):+.3f} +- {np.std(d) / np.sqrt(len(d)):.3f}" for d in parts))
+            print(f"| {t} |", *(f"{c} |" for c in cells))
+
+
+def by_budget(run):
+    """The regret that counts in the first table."""
+    return at(run, BUDGET)
+
+
+def by_trials(run):
+    """The regret that counts in the second table."""
+    return after(run, int(BUDGET))[1]
+
+
+def against(runs, way, keys, score):
+    """The mean gain on the engine alone, with its 90 % bootstrap interval over problems."""
+    gains = [
+        np.mean([score(runs["engine"][k]) - score(runs[way][k]) for k in keys if k[0] == t])
+        for t in sorted({k[0] for k in keys})
+    ]
+    low, high = np.percentile(np.random.default_rng(0).choice(gains, (4000, len(gains))).mean(1), [5, 95])
+    return f"{np.mean(gains):+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def main():

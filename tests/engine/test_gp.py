@@ -45,6 +45,16 @@ def test_a_trend_carries_on_beyond_the_data() -> None:
     assert leaning < y.min() < plain
 
 
+def test_an_output_in_doubt_pulls_the_mean_less() -> None:
+    points, y = data()
+    y[3] += 3.0
+    sure, unsure = (np.zeros(25), np.where(np.arange(25) == 3, 9.0, 0.0))
+    theta = mode(points, y, GROUP, doubt=unsure)
+    at_it = [condition(points, y, GROUP, theta, doubt=d).mean(points[3:4])[0] for d in (sure, unsure)]
+    assert abs(at_it[1] - (y[3] - 3.0)) < 0.5 < abs(at_it[0] - (y[3] - 3.0))
+    assert theta[-1] < mode(points, y, GROUP)[-1]  # the outlier is not taken for noise of all
+
+
 def test_a_process_knows_its_own_variances() -> None:
     points, y = data()
     posterior = fit(points, y, GROUP, prior=Prior(trend=0.3))

@@ -81,13 +81,51 @@ def test_the_configuration_counts_beside_the_curve() -> None:
 def test_a_stopped_trial_is_taken_to_end_as_others_did_that_stood_there() -> None:
     full = [curve(x) for x in np.linspace(0.1, 0.9, 9)]
     stopped = [curve(0.6, until=4), curve(0.2, until=4), curve(0.4, until=7)]
-    assert expected_ends(full, stopped) == pytest.approx([curve(x).end for x in (0.6, 0.2, 0.4)], abs=0.05)
+    ends, spread = expected_ends(full, stopped)
+    assert ends == pytest.approx([curve(x).end for x in (0.6, 0.2, 0.4)], abs=0.05)
+    assert spread.max() < 0.05
+
+
+def test_the_less_levels_say_of_ends_the_less_sure_is_what_a_stopped_trial_would_have_come_to() -> None:
+    rng = np.random.default_rng(0)
+    spreads = []
+    for noise in (0.01, 0.3):
+        full = [
+            Curve({"x": float(x)}, SHARES, np.r_[x + noise * rng.normal(size=9), x], float(x))
+            for x in np.linspace(0, 1, 12)
+        ]
+        spreads.append(expected_ends(full, [curve(0.6, until=4)])[1][0])
+    assert spreads[0] < 0.1 < spreads[1]
 
 
 def test_a_stopped_trial_is_taken_at_its_newest_loss_where_no_full_one_had_reported() -> None:
     late = [Curve(c.params, c.shares[5:], c.losses[5:], c.end) for c in FULL_TRIALS]
     stopped = curve(0.6, until=2)
-    assert expected_ends(late, [stopped]) == pytest.approx([stopped.losses[-1]])
+    ends, spread = expected_ends(late, [stopped])
+    assert ends == pytest.approx([stopped.losses[-1]])
+    assert spread == pytest.approx([np.std([c.end for c in late])])
+
+
+def test_a_configuration_beyond_all_full_trials_lives_on_where_it_keeps_up_with_them() -> None:
+    """A real search of BERTs: accuracies of full trials by log10 of the learning rate; the higher rates end higher."""
+    space = {"rate": Number(-6.0, -2.0)}
+    shares = np.arange(1, 7) / 6
+    known = {
+        -4.00: (0.249, 0.229, 0.293, 0.278, 0.280, 0.282),
+        -3.72: (0.262, 0.258, 0.356, 0.391, 0.404, 0.407),
+        -3.62: (0.371, 0.427, 0.420, 0.500, 0.507, 0.520),
+        -3.44: (0.364, 0.416, 0.418, 0.460, 0.513, 0.533),
+        -3.52: (0.333, 0.427, 0.418, 0.496, 0.527, 0.538),
+        -5.00: (0.150, 0.150, 0.160, 0.160, 0.150, 0.150),
+        -5.50: (0.180, 0.180, 0.180, 0.180, 0.180, 0.180),
+        -2.10: (0.180, 0.160, 0.180, 0.180, 0.180, 0.180),
+        -3.20: (0.378, 0.478, 0.513, 0.604, 0.627, 0.660),
+    }
+    full = [Curve({"rate": rate}, shares, -np.array(c), -c[-1]) for rate, c in known.items()]
+    for rate, accuracy in ((-2.9, 0.37), (-2.8, 0.36)):
+        found = outlook(space, full, Curve({"rate": rate}, shares[:1], np.array([-accuracy])))
+        assert found is not None
+        assert found.chance > 0.1
 
 
 def test_levels_that_say_nothing_of_ends_leave_every_trial_its_chance() -> None:

@@ -91,19 +91,22 @@ class EngineBackend:
         left = (c for c in self._first if not any(c.items() <= {**t.offered, **t.params}.items() for t in before))
         return next(left, {})
 
-    def _observation(self, trial: Trial, expected: float | None) -> Observation | None:
+    def _observation(self, trial: Trial, expected: tuple[float, float] | None) -> Observation | None:
         if not trial.params or not trial.state.finished:
             return None
+        spread = 0.0
         if trial.state is TrialState.COMPLETE and trial.values is not None:
             values: tuple[float, ...] = trial.values
+        elif trial.state is TrialState.PRUNED and expected is not None:
+            values, spread = expected[:1], expected[1]
         elif trial.state is TrialState.PRUNED and trial.reports:
-            values = trial.reports[-1].values if expected is None else (expected,)
+            values = trial.reports[-1].values
         elif trial.state is TrialState.FAILED and not (trial.reason or "").startswith(UNTOLD):
             values = (float("nan"),) * len(self._signs)
         else:
             return None
         losses = tuple(s * v for s, v in zip(self._signs, values, strict=True))
-        return Observation(trial.params, losses, tuple(trial.constraints.values()), trial.number)
+        return Observation(trial.params, losses, tuple(trial.constraints.values()), trial.number, spread)
 
 
 def _first_in_the_middle(

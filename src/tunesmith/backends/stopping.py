@@ -15,7 +15,8 @@ from tunesmith.engine.stopper import FULL, Curve, expected_ends, outlook
 from tunesmith.errors import SettingError
 from tunesmith.trial import CONTINUE, Decision, Report, Trial, TrialState, signs
 
-HOPELESS = 0.03  # a chance below this ends a trial, while few were ended
+HOPELESS = 0.005  # a chance below this ends a trial, while few were ended
+_TOLD = 0.001  # a chance below this is told as less than that
 _NEARLY_DONE = 0.97  # a share from which stopping saves nothing
 
 
@@ -56,7 +57,7 @@ class Stopper:
         if found is None or found.chance >= HOPELESS * len(done) / (len(done) + stopped):
             return CONTINUE
         what = "" if self._metric is None else f"{self._metric} "
-        chance = "less than 1 %" if found.chance < 0.01 else f"{found.chance:.0%}".replace("%", " %")  # noqa: PLR2004
+        chance = f"{100 * found.chance:.1f} %" if found.chance >= _TOLD else f"less than {100 * _TOLD:g} %"
         return Decision(
             "prune",
             f"pruned: {chance} chance to beat {what}{self._sign * found.best:.6g} by the end, after "
@@ -64,16 +65,19 @@ class Stopper:
             f"(by {found.against} full trials)",
         )
 
-    def expected(self, trials: Sequence[Trial]) -> dict[int, float]:
-        """By number, the objective that each pruned trial would have come to, as the full trials' curves go."""
+    def expected(self, trials: Sequence[Trial]) -> dict[int, tuple[float, float]]:
+        """By number, the objective that each pruned trial would have come to, and the standard deviation of that guess."""
         stopped = [t for t in trials if t.state is TrialState.PRUNED]
         done = self._completed(trials)
         if not (self._active and self._metric is None and stopped and done):
             return {}
         scale = self._scale(done)
         curves = {t.number: c for t in stopped if (c := self._curve(t, scale)) is not None}
-        ends = expected_ends(self._full(done, scale), list(curves.values()))
-        return {number: self._sign * float(end) for number, end in zip(curves, ends, strict=True)}
+        ends, spreads = expected_ends(self._full(done, scale), list(curves.values()))
+        return {
+            number: (self._sign * float(end), float(spread))
+            for number, end, spread in zip(curves, ends, spreads, strict=True)
+        }
 
     def _completed(self, trials: Sequence[Trial]) -> list[Trial]:
         done = [t for t in trials if t.state is TrialState.COMPLETE and t.params and t.reports and t.values is not None]

@@ -79,21 +79,23 @@ class Ensemble:
         return min(1.0, (_EASY / len(self.points)) ** 2)
 
 
-def ensemble(points: Array, y: Array, group: Index, *, allowed: Mask) -> Ensemble:
+def ensemble(points: Array, y: Array, group: Index, *, allowed: Mask, spread: Array) -> Ensemble:
     """The processes given losses `y` (n,) at `points` (n, columns), or given a choice of them when they are many.
 
-    What is to be improved on are the `allowed` ones only: what trials broke a constraint to reach does not count.
+    `spread` (n,) are the standard deviations of losses that are forecasts, 0 where they were seen. What is to be improved
+    on are the `allowed` ones only: what trials broke a constraint to reach does not count.
     """
     rows = np.union1d(thinned(y, MODEL_ON), np.argmin(np.where(allowed, y, np.inf)))
-    at, warped = points[rows], warp.half_rank(y[rows])
+    at, warped, doubt = points[rows], warp.half_rank(y[rows]), warp.half_rank_spread(y, spread) ** 2
     members = []
     for k, prior in enumerate(PRIORS):
         if len(y) <= _FEW:
-            thetas = gp.draws(at, warped, group, _DRAWS, prior=prior)
+            thetas = gp.draws(at, warped, group, _DRAWS, prior=prior, doubt=doubt[rows])
         else:
             learnt = thinned(y[: k + fitted_on(len(y) - k)], FIT_ON)  # shifted by k: no ask has to fit them all
-            thetas = gp.mode(points[learnt], warp.half_rank(y[learnt]), group, prior=prior)[None]
-        members += [gp.condition(at, warped, group, theta, trend=prior.trend) for theta in thetas]
+            fitted = warp.half_rank(y[learnt])
+            thetas = gp.mode(points[learnt], fitted, group, prior=prior, doubt=doubt[learnt])[None]
+        members += [gp.condition(at, warped, group, theta, trend=prior.trend, doubt=doubt[rows]) for theta in thetas]
     means = np.array([m.mean(at) for m in members])
     return Ensemble(at, y[rows], tuple(members), means, means[:, allowed[rows]].min(1))
 

@@ -108,16 +108,20 @@ def fit(points: Array, y: Array, group: Index, *, prior: Prior = USUAL) -> Poste
     return condition(points, y, group, mode(points, y, group, prior=prior), trend=prior.trend)
 
 
-def mode(points: Array, y: Array, group: Index, *, prior: Prior = USUAL) -> Array:
+def mode(points: Array, y: Array, group: Index, *, prior: Prior = USUAL, doubt: Array | None = None) -> Array:
     """Theta (log lengthscales, log noise variance), the posterior mode found from one start by L-BFGS.
 
-    `points` (n, columns), `y` (n,) of mean 0 and variance 1, `group` as in Cube. A pure function whose last results are
-    remembered, since most asks come with the same fitted history.
+    `points` (n, columns), `y` (n,) of mean 0 and variance 1, `group` as in Cube, `doubt` (n,) known noise variances of
+    single outputs beside the common one (none: 0). A pure function whose last results are remembered, since most asks
+    come with the same fitted history.
     """
-    return np.array(_mode(points.tobytes(), y.tobytes(), group.tobytes(), points.shape[1], prior))
+    own = np.zeros(len(y)) if doubt is None else doubt
+    return np.array(_mode(points.tobytes(), y.tobytes(), group.tobytes(), points.shape[1], prior, own.tobytes()))
 
 
-def draws(points: Array, y: Array, group: Index, count: int, *, prior: Prior = USUAL) -> Array:
+def draws(
+    points: Array, y: Array, group: Index, count: int, *, prior: Prior = USUAL, doubt: Array | None = None
+) -> Array:
     """Thetas (count, d + 1) drawn from their posterior; other arguments as of `mode`.
 
     Many draws from the prior, drawn from again by their likelihoods (sampling/importance resampling, Rubin 1988): for few points
@@ -130,6 +134,8 @@ def draws(points: Array, y: Array, group: Index, count: int, *, prior: Prior = U
     squares = _grouped_squares(points, group, d)
     k = _matern(np.tensordot(np.exp(-2.0 * lengths), squares, 1)) + prior.trend * _linear(points, points)
     k += (np.exp(noise) + _JITTER)[:, None, None] * np.eye(n)
+    if doubt is not None:
+        k += np.diag(doubt)
     factors = np.linalg.cholesky(k)
     half = np.linalg.solve(factors, np.broadcast_to(y[:, None], (_DRAWN, n, 1)))[:, :, 0]
     fits = -0.5 * (half**2).sum(1) - np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(1)
@@ -139,31 +145,35 @@ def draws(points: Array, y: Array, group: Index, count: int, *, prior: Prior = U
 
 
 @lru_cache(maxsize=32)
-def _mode(points: bytes, y: bytes, group: bytes, columns: int, prior: Prior) -> tuple[float, ...]:
+def _mode(points: bytes, y: bytes, group: bytes, columns: int, prior: Prior, doubt: bytes) -> tuple[float, ...]:
     at, groups = np.frombuffer(points).reshape(-1, columns), np.frombuffer(group, np.int64)
     d = int(groups.max()) + 1
     start = np.r_[np.full(d, min(prior.length_mean(d), 0.5)), prior.noise]
     bounds = [_LENGTHS] * d + [_NOISES]
-    cost = negative_log_posterior(at, np.frombuffer(y), groups, prior=prior)
+    cost = negative_log_posterior(at, np.frombuffer(y), groups, prior=prior, doubt=np.frombuffer(doubt))
     theta, _, _ = fmin_l_bfgs_b(cost, start, bounds=bounds, maxiter=25, factr=1e9, pgtol=1e-3)
     return tuple(theta.tolist())
 
 
 def negative_log_posterior(
-    points: Array, y: Array, group: Index, *, prior: Prior = USUAL
+    points: Array, y: Array, group: Index, *, prior: Prior = USUAL, doubt: Array | None = None
 ) -> Callable[[Array], tuple[float, Array]]:
     """The function of theta (log lengthscales, log noise variance) that `mode` minimises, with its gradient."""
     squares = _grouped_squares(points, group, int(group.max()) + 1)
     fixed = prior.trend * _linear(points, points)
+    if doubt is not None:
+        fixed.flat[:: len(y) + 1] += doubt
     return lambda theta: _negative_log_posterior(theta, squares, fixed, y, prior)
 
 
-def condition(points: Array, y: Array, group: Index, theta: Array, *, trend: float = 0.0) -> Posterior:
-    """The process with given hyperparameters (log lengthscales, log noise variance) on all the data."""
+def condition(
+    points: Array, y: Array, group: Index, theta: Array, *, trend: float = 0.0, doubt: Array | None = None
+) -> Posterior:
+    """The process with given hyperparameters (log lengthscales, log noise variance) on all the data; `doubt` as of `mode`."""
     inverse, noise, none = np.exp(-theta[:-1])[group], math.exp(theta[-1]), np.empty(0)
     empty = Posterior(inverse, noise, points, none, none, np.exp(theta[:-1]), trend)
     k = empty.covariance(points, points)
-    k.flat[:: len(k) + 1] += noise + _JITTER
+    k.flat[:: len(k) + 1] += noise + _JITTER + (0.0 if doubt is None else doubt)
     factor = np.asarray(np.linalg.cholesky(k), float)
     half = solve_triangular(factor, y, lower=True, check_finite=False)
     alpha = solve_triangular(factor.T, half, lower=False, check_finite=False)

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from tunesmith.engine.encoding import Array, Cube, Dimension, Index
-from tunesmith.engine.gp import fit
+from tunesmith.engine.gp import Prior, fit
 from tunesmith.engine.warp import half_rank, unwarp
 
 FULL = 4  # no trial is judged before so many have been trained to their ends
@@ -20,6 +20,7 @@ _GRID = 20  # stopped trials are compared at so many shares of training
 _SAME = 1e-9
 _RIDGE = 0.25  # the precision of the line's prior, in units of one trial: it keeps few trials from deciding it
 _COEFFICIENTS = 2  # of the line
+_RUGGED = Prior(length=0.0, noise=-8.0)  # smooth ones are sure of configurations that are far from all full trials
 _EXACT = 1e-6  # a sum of squares below this is rounding: no line is believed to fit better
 
 
@@ -58,8 +59,9 @@ def outlook(space: Mapping[str, Dimension], full: Sequence[Curve], running: Curv
     Full trials tell where trials end that stood at such a level at this share of their training. Two forecasts are made
     of that, each with the tails of a t distribution for their small number, and the mean of the chances that they leave
     counts: a trial goes on while either gives it one. Where curves start slowly, cross or plunge in mid-run, levels say
-    little about ends, the forecasts are wide, and trials live on. The level is the lowest loss so far where the trials'
-    ends are the lowest of their curves (the best checkpoint counts), else the newest.
+    little about ends, the forecasts are wide, and trials live on; so do configurations far from those of all full trials.
+    The level is the lowest loss so far where the trials' ends are the lowest of their curves (the best checkpoint counts),
+    else the newest.
     """
     lowest = _lowest_counts(full)
     share = float(running.shares[-1])
@@ -99,7 +101,7 @@ def _by_process(points: Array, levels: Array, target: Array, group: Index) -> _F
     n, known = len(target), levels[:-1]
     place = (levels - known.min()) / (float(np.ptp(known)) or 1.0)
     features = np.hstack([points, np.minimum(place, 1.0)[:, None]])  # beyond the worst known, nothing would be known
-    posterior = fit(features[:-1], target, np.r_[group, group.max() + 1])
+    posterior = fit(features[:-1], target, np.r_[group, group.max() + 1], prior=_RUGGED)
     mean, variance = posterior.predict(features[-1:])
     return _Forecast(float(mean[0]), math.sqrt((float(variance[0]) + posterior.noise) * (n + 1) / (n - 1)), n - 1)
 
@@ -116,7 +118,7 @@ def _by_line(points: Array, levels: Array, target: Array, group: Index) -> _Fore
     left = target - rows[:n] @ line
     squares = max(float(left @ left), _EXACT)
     scale = squares / n
-    posterior = fit(points[:-1], left / math.sqrt(scale), group)
+    posterior = fit(points[:-1], left / math.sqrt(scale), group, prior=_RUGGED)
     mean, variance = posterior.predict(points[-1:])
     unsure = float(rows[-1] @ covariance @ rows[-1]) + float(variance[0]) + posterior.noise
     return _Forecast(
@@ -135,22 +137,30 @@ def _line(levels: Array, target: Array) -> tuple[Array, Array, Array]:
     return rows, covariance @ rows[:n].T @ target, covariance
 
 
-def expected_ends(full: Sequence[Curve], stopped: Sequence[Curve]) -> Array:
-    """The losses that stopped trials would have come to, as the full trials' ends go by their levels; shape (stopped,).
+def expected_ends(full: Sequence[Curve], stopped: Sequence[Curve]) -> tuple[Array, Array]:
+    """The losses that stopped trials would have come to, as the full trials' ends go by their levels; and how sure that is.
 
-    Each by the line of those that stopped at about the same share. The newest loss where no full trial had reported by then.
+    Means and standard deviations of shape (stopped,), by the line of those that stopped at about the same share. Where no
+    full trial had reported by then, the newest loss, and the spread of the full trials' ends.
     """
     lowest = _lowest_counts(full)
     found = np.array([c.losses[-1] for c in stopped])
+    spread = np.full(len(stopped), float(np.std(np.array([c.end for c in full], float))))
     ticks = np.array([math.ceil(c.shares[-1] * _GRID - _SAME) for c in stopped])
     for tick in np.unique(ticks):
         known = [(c.level(tick / _GRID, lowest=lowest), c.end) for c in full[-_LEARN_FROM:]]
         levels, ends = np.array([k for k in known if math.isfinite(k[0])], float).reshape(-1, 2).T
         if len(ends):
+            here = ticks == tick
             theirs = [c.level(1.0, lowest=lowest) for c, at in zip(stopped, ticks, strict=True) if at == tick]
-            rows, line, _ = _line(np.r_[levels, theirs], half_rank(ends))
-            found[ticks == tick] = unwarp(rows[len(ends) :] @ line, ends)
-    return found
+            target = half_rank(ends)
+            rows, line, covariance = _line(np.r_[levels, theirs], target)
+            left, rows = target - rows[: len(ends)] @ line, rows[len(ends) :]
+            unsure = 1.0 + np.einsum("ij,jk,ik->i", rows, covariance, rows)
+            deviation = np.sqrt(unsure * max(float(left @ left), _EXACT) / max(len(ends) - _COEFFICIENTS, 1))
+            found[here] = unwarp(rows @ line, ends)
+            spread[here] = found[here] - unwarp(rows @ line - deviation, ends)
+    return found, spread
 
 
 def _lowest_counts(full: Sequence[Curve]) -> bool:

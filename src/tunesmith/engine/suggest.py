@@ -28,13 +28,15 @@ class Observation:
     """A trial as the engine sees it.
 
     `losses` are one per objective, lower is better, NaN when the parameters made it fail; `constraints` are to be at most
-    0. `number` is how an account of a suggestion names the trial.
+    0. `number` is how an account of a suggestion names the trial. `spread` is the standard deviation of a single
+    objective's loss that is a forecast, since the trial was stopped.
     """
 
     params: Mapping[str, Any]
     losses: tuple[float, ...]
     constraints: tuple[float, ...] = ()
     number: int = -1
+    spread: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def suggest_many(
     allowed = ended & np.array([all(c <= 0 for c in o.constraints) for o in history], bool)
     bounds = limits(known, ~ended, [o.constraints for o in history], cube.group)
     losses = np.where(ended[:, None], losses, np.median(losses[ended], axis=0)) if ended.any() else losses
+    spread = np.array([o.spread for o in history], float)
     avoid = Taken()
     avoid.add(known, _matters(cube.asked([o.params for o in history]), ended))
     avoid.add(waiting, np.ones_like(waiting, bool), digits=UNDER_WAY)
@@ -112,7 +115,7 @@ def suggest_many(
         else:
             if model is None or losses.shape[1] > 1:
                 loss = losses[:, 0] if losses.shape[1] == 1 else _joined(losses, rng)
-                model = ensemble(known, loss, cube.group, allowed=allowed)
+                model = ensemble(known, loss, cube.group, allowed=allowed, spread=spread)
                 model = model.believing(waiting) if len(waiting) else model
             gain, near = _weighted(model, bounds), model.leading(_STARTS_NEAR)
             point = maximise(cube, gain, near, avoid=avoid, fixed=fixed, rng=rng, effort=model.effort)

@@ -39,10 +39,22 @@ def half_rank(y: Array) -> Array:
     return standard(np.where(good, y, median + (deviation or 1e-9) * scores / unit))
 
 
+def half_rank_spread(y: Array, spread: Array) -> Array:
+    """How far losses `y` (n,) come down in `half_rank(y)` when they are better by `spread` (n,)."""
+    to, order = half_rank(y), np.argsort(y, kind="stable")
+    below = y - spread
+    return np.asarray(to - np.interp(below, y[order], to[order]) - _beyond(below, y, to))
+
+
 def unwarp(warped: Array, y: Array) -> Array:
     """The losses that `half_rank` turns into `warped`, where it was made from losses `y`; the worst of them at most."""
     to, order = half_rank(y), np.argsort(y, kind="stable")
-    found = np.interp(warped, to[order], y[order])
-    best, other = order[0], order[(len(y) - 1) // 2]  # the better half is linear: so is what is below it
-    slope = (y[other] - y[best]) / max(to[other] - to[best], _TINY)
-    return np.asarray(found + np.minimum(warped - to[best], 0.0) * slope)
+    return np.asarray(np.interp(warped, to[order], y[order]) + _beyond(warped, to, y))
+
+
+def _beyond(at: Array, x: Array, y: Array) -> Array:
+    """What is added to y(x) at `at` below the least x: the better half is a line, and so is what is better yet."""
+    order = np.argsort(x, kind="stable")
+    best, other = order[0], order[(len(x) - 1) // 2]
+    slope = (y[other] - y[best]) / max(x[other] - x[best], _TINY)
+    return np.asarray(np.minimum(at - x[best], 0.0) * slope)
