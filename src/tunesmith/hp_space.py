@@ -12,9 +12,9 @@ from tunesmith.conditional import Conditional
 from tunesmith.dimensions import dimension
 from tunesmith.engine import draw
 from tunesmith.errors import TunesmithError, UserFunctionError
-from tunesmith.settings_text import nested
+from tunesmith.settings_text import as_json, nested
 from tunesmith.space import as_function, is_domain, parse_space
-from tunesmith.trial import CONTINUE, Assignment, Decision, LiveTrial, Report, Space, Trial
+from tunesmith.trial import CONTINUE, GIVEN, Assignment, Decision, LiveTrial, Report, Space, Trial
 
 PROBES = 8  # so many draws see each branch of a space with a few branches
 
@@ -129,6 +129,14 @@ def replay(trial: Trial, function: SpaceFunction) -> LiveTrial:
     )
     function(again)
     return again
+
+
+def note_given(trial: LiveTrial, values: Mapping[str, Any]) -> None:
+    """Keep with the trial what training is given, where the suggested parameters do not say it."""
+    suggested = trial.params
+    plain = {n: as_json(v) for n, v in values.items()}
+    if any(n not in suggested or as_json(suggested[n]) != v for n, v in plain.items()):
+        trial.set_user_attr(GIVEN, plain)
 
 
 class _Draws:

@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 from collections.abc import Container, Mapping
+from enum import Enum
 from typing import Any
 
 
@@ -34,6 +35,16 @@ def as_python(params: Mapping[str, Any], arguments: Container[str] | None = None
     call = ["TrainingArguments(", *(f"    {n}={v!r}," for n, v in inner.items() if n in arguments), ")"]
     others = [f"# not of TrainingArguments: {n} = {v!r}" for n, v in inner.items() if n not in arguments]
     return "\n".join([*call, *others])
+
+
+def as_json(value: Any) -> Any:
+    """The value where JSON can say it, else what it says of itself."""
+    value = value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+    value = value.value if isinstance(value, Enum) else value
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError):
+        return str(value)
 
 
 def as_yaml(params: Mapping[str, Any]) -> str:

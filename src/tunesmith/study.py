@@ -18,7 +18,7 @@ from tunesmith.record import FILE, Record, StudyInfo
 from tunesmith.record_file import set_aside
 from tunesmith.record_lock import driving
 from tunesmith.storage import Storage
-from tunesmith.trial import Trial, TrialState, signs
+from tunesmith.trial import GIVEN, Trial, TrialState, signs
 
 if TYPE_CHECKING:
     import optuna
@@ -168,6 +168,15 @@ class Study:
                 )
             Storage(self.storage).bring(self.directory / trial.checkpoint, self.directory)
         return self.checkpoint(trial)
+
+    def given(self, trial: Trial) -> dict[str, Any]:
+        """The hyperparameters that training was given: what hp_space has made of the suggested `params`, and what else was
+        suggested."""  # noqa: D205, D209  one sentence
+        made = trial.attrs.get(GIVEN)
+        if made is None:
+            return dict(trial.params)
+        space = self.info.settings.get("identity", {}).get("space") or {}
+        return {**made, **{n: v for n, v in trial.params.items() if n not in space}}
 
     def summary(self) -> str:
         """How many trials ended how, with the commonest reasons, in one line."""

@@ -22,7 +22,7 @@ from transformers.trainer_utils import HPSearchBackend
 from tunesmith import arguments, checkpoints, inheritance, process_state
 from tunesmith.errors import SettingError, UserFunctionError
 from tunesmith.folders import step_of
-from tunesmith.hp_space import SpaceFunction, replay
+from tunesmith.hp_space import SpaceFunction, note_given, replay
 from tunesmith.kept import Kept, Weights
 from tunesmith.objective import Objective
 from tunesmith.recipe import Recipe, release
@@ -160,6 +160,7 @@ class TrainerTask:
             args = arguments.fresh(self.user_args, {k: v for k, v in values.items() if self._is_argument(k)})
         except SettingError as error:
             raise UserFunctionError(f"hp_space gave a value that cannot be: {error}") from error
+        note_given(live, values)
         args.output_dir = str(live.directory.parent)
         args.push_to_hub = False  # it would push that folder with all trials, at each checkpoint, and bad models too
         try:

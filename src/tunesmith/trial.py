@@ -26,6 +26,7 @@ Space = Mapping[str, BaseDistribution]
 Params = Mapping[str, Any]
 
 CONSTRAINT = "constraint:"  # a trial's attributes that begin so are the values of its constraints
+GIVEN = "given"  # an attribute of trials: what hp_space has made of the suggested parameters, where that is not they
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 

@@ -276,7 +276,7 @@ def best(
     elif args is not None:
         arguments = known.info.settings.get("identity", {}).get("arguments")
         written = {Format.PYTHON: lambda p: as_python(p, arguments), Format.YAML: as_yaml, Format.FLAGS: as_flags}
-        typer.echo(written[args](first.params))
+        typer.echo(written[args](known.given(first)))
     elif as_json:
         print_json([trial_json(t) for t in found])
     elif len(found) > 1:

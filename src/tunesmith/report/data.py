@@ -52,13 +52,10 @@ def report_data(study: Study, model: Mapping[str, Any] | None = None) -> dict[st
 
 
 def _settings(study: Study, trial: Trial) -> dict[str, str]:
-    """The parameters as texts that can be pasted, by language."""
+    """What the trial was given as texts that can be pasted, by language."""
     arguments = study.info.settings.get("identity", {}).get("arguments")
-    return {
-        "Python": as_python(trial.params, arguments),
-        "YAML": as_yaml(trial.params),
-        "Flags": as_flags(trial.params),
-    }
+    given = study.given(trial)
+    return {"Python": as_python(given, arguments), "YAML": as_yaml(given), "Flags": as_flags(given)}
 
 
 def _parameter(name: str, trials: Sequence[Trial]) -> dict[str, Any]:
