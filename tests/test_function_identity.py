@@ -85,6 +85,17 @@ def test_two_functions_of_one_name_do_not_share_an_interrupted_study(tmp_path, p
     assert len(go(tmp_path, first(), study="one").trials) == 4
 
 
+def test_under_its_name_a_study_takes_another_function_by_resume_true(tmp_path):
+    interrupted(tmp_path, within(0, 1), study="one")
+    with pytest.raises(StudyChangedError, match="resume=True to go on with it all the same"):
+        go(tmp_path, within(5, 6), study="one")
+    with pytest.warns(
+        UserWarning, match="since 'one' began objective's high was 1, now 6; objective's low was 0, now 5"
+    ):
+        study = go(tmp_path, within(5, 6), study="one", resume=True)
+    assert (study.directory, len(study.trials)) == (tmp_path, 4)
+
+
 def test_without_a_name_another_function_begins_a_study_beside_and_says_why(tmp_path, capsys):
     interrupted(tmp_path, within(0, 1))
     study = tunesmith.search(within(5, 6), 4, directory=tmp_path, seed=0)
@@ -132,7 +143,7 @@ def test_comments_and_line_breaks_are_no_change_of_a_function():
 
 def test_a_named_function_that_was_edited_goes_on_with_a_warning_once(tmp_path):
     interrupted(tmp_path, written(more="+ stop(trial)"), study="one")
-    with pytest.warns(UserWarning, match="that of objective has changed since 'one' began"):
+    with pytest.warns(UserWarning, match="since 'one' began objective's code was edited"):
         go(tmp_path, written(more="+ 0"), study="one")
     go(tmp_path, written(more="+ 0"), study="one", resume=True)
 

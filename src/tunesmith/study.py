@@ -288,7 +288,8 @@ def open_study(
 
     `identity` (JSON) is what must be the same for a study to go on: space, arguments, objective; under "functions" those
     that `function_identity` describes, which may be edited, with a warning. `resume="auto"` continues an unfinished study
-    of the same identity and directions, `True` a finished one too, `False` none, and puts a damaged file aside.
+    of the same identity and directions, `True` a finished one too, `False` none, and puts a damaged file aside. Under its
+    `name`, `True` also takes other functions for the study's own, with a warning.
     Raises StudyChangedError when a study called `name` would go on but differs.
     """
     if resume not in ("auto", True, False):
@@ -307,18 +308,21 @@ def open_study(
         wanted = name is None or info.name == name
         if wanted and resume is not False and (resume is True or not finished):
             differs = _differences(info, directions, identity)
-            if not differs:
-                _warn_of_edits(info, identity)
+            others = _other_functions(info, identity)
+            insisted = name is not None and resume is True
+            if not differs and (insisted or not others):
+                _warn_of_edits(info, identity, others)
                 return Study(record), _resume_message(Study(record))
             if name is not None:
                 record.close()
+                remedy = "" if differs else ", or resume=True to go on with it all the same"
                 raise StudyChangedError(
-                    f"study {name!r} in {folder} exists with other settings: {'; '.join(differs)}. "
-                    "Give this search another study name, or resume=False to start beside it"
+                    f"study {name!r} in {folder} exists with other settings: {'; '.join([*others, *differs])}. "
+                    f"Give this search another study name, or resume=False to start beside it{remedy}"
                 )
             if notice is None and not finished:
                 notice = (
-                    f"study {info.name!r} in {folder} is not finished, and this is another search: {'; '.join(differs)}. "
+                    f"study {info.name!r} in {folder} is not finished, and this is another search: {'; '.join([*others, *differs])}. "
                     "A new one begins beside it"
                 )
         record.close()
@@ -371,8 +375,6 @@ def _differences(info: StudyInfo, directions: Sequence[str], identity: Mapping[s
     if tuple(info.directions) != tuple(directions):
         found.append(f"directions were {list(info.directions)}, now {list(directions)}")
     known = info.settings.get("identity", {})
-    for role, before, now in _functions(known, identity):
-        found += function_identity.differences(role, before, now)
     for key in sorted({*known, *identity} - {"functions"}):
         before, now = known.get(key), identity.get(key)
         if before == now:
@@ -391,13 +393,23 @@ def _functions(known: Mapping[str, Any], identity: Mapping[str, Any]) -> Iterato
     return ((role, before[role], now[role]) for role in before if role in now)
 
 
-def _warn_of_edits(info: StudyInfo, identity: Mapping[str, Any]) -> None:
+def _other_functions(info: StudyInfo, identity: Mapping[str, Any]) -> list[str]:
+    known = info.settings.get("identity", {})
+    return [
+        text
+        for role, before, now in _functions(known, identity)
+        for text in function_identity.differences(role, before, now)
+    ]
+
+
+def _warn_of_edits(info: StudyInfo, identity: Mapping[str, Any], others: Sequence[str]) -> None:
     known = info.settings.get("identity", {})
     edited = [role for role, before, now in _functions(known, identity) if function_identity.edited(before, now)]
-    if edited:
+    changed = [*others, *(f"{role}'s code was edited" for role in edited if not others)]
+    if changed:
         warnings.warn(
-            f"a study's trials should come of the same code, and that of {' and '.join(edited)} has changed since "
-            f"{info.name!r} began; where its values no longer compare, pass resume=False",
+            f"a study's trials should come of the same functions, and since {info.name!r} began {'; '.join(changed)}; "
+            "where values no longer compare, pass resume=False",
             UserWarning,
             stacklevel=6,
         )
