@@ -31,9 +31,8 @@ def notes(folder):
 class OneFaultEach:
     """Sums a number over the ranks at each step, and goes wrong at the fourth, in a way of its own in each trial."""
 
-    def __init__(self, faults=FAULTS, pause=0.0):
+    def __init__(self, faults=FAULTS):
         self.faults = faults
-        self.pause = pause
 
     def __call__(self, trial):
         import torch
@@ -59,7 +58,7 @@ class OneFaultEach:
             if rank == 0:
                 checkpoint.mkdir(parents=True, exist_ok=True)
             trial.report(value, step, checkpoint=str(checkpoint))
-            time.sleep(self.pause)
+            time.sleep(float(os.environ.get("PAUSE", "0")))  # no argument, for with another it is another search
             if trial.should_prune():
                 raise optuna.TrialPruned
         return value if rank == 0 else None

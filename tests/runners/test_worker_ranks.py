@@ -128,7 +128,7 @@ import sys
 import tunesmith
 from rank_tasks import OneFaultEach
 
-study = tunesmith.search(OneFaultEach(["none"] * 2, pause=float(sys.argv[2])), 2, directory=sys.argv[1], seed=0,
+study = tunesmith.search(OneFaultEach(["none"] * 2), 2, directory=sys.argv[1], seed=0,
                          ranks_per_trial=2, workers=1, progress=False)
 """
 
@@ -136,7 +136,9 @@ study = tunesmith.search(OneFaultEach(["none"] * 2, pause=float(sys.argv[2])), 2
 def start(folder, pause):
     """The search in a process of its own; both its ranks have taken a new step when this returns."""
     known = len(notes(folder)) if (folder / "notes").exists() else 0
-    script = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(pause)], cwd=Path(__file__).parent)
+    environment = {**os.environ, "PAUSE": str(pause)}
+    command = [sys.executable, "-c", SCRIPT, str(folder)]
+    script = subprocess.Popen(command, cwd=Path(__file__).parent, env=environment)
     until = time.monotonic() + LIMIT
     while script.poll() is None and time.monotonic() < until:
         new = notes(folder)[known:] if (folder / "notes").exists() else []
