@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import signal
 import sys
@@ -10,9 +11,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
+
+import psutil
 
 from tunesmith.runners import Outcome, Task, execute
 from tunesmith.runners.collectives import Collective
@@ -20,7 +23,10 @@ from tunesmith.trial import LiveTrial, TrialState
 
 CUT_SIGNAL = getattr(signal, "SIGURG", None)  # ignored by default, so that a late one does no harm
 LAST_WORDS = 5.0  # seconds to record what is known, once a rank is lost
-LEAVING_LIMIT = 60.0  # seconds that a cut trial may take to leave code that no signal interrupts
+LEAVING_LIMIT = 60.0  # seconds that a cut trial may take to leave code that no signal interrupts and that is at work
+IDLE_LIMIT = 10.0  # seconds, if it does nothing meanwhile: it is stuck
+_TICK = 0.5  # seconds between two looks at whether a cut trial has left
+_AT_WORK = 0.02  # share of a CPU from which a process does something
 
 
 class CutOff(BaseException):
@@ -60,7 +66,8 @@ class Part:
         """Make this rank leave the trial, from any other thread; nothing when it has left.
 
         It is freed from its collective, and interrupted wherever Python code runs or waits. A process that has not
-        left after `limit` seconds is ended: the other ranks must not wait for it for ever.
+        left after `limit` seconds, or that is stuck, is ended: the other ranks must not wait for it for ever. With
+        `limit` inf it is left to others to end it.
         """
         with self._cutting:
             if self._over.is_set() or self.reason is not None:
@@ -103,15 +110,41 @@ class Part:
             self.check()
 
     def _make_leave(self, reason: str, limit: float) -> None:
-        until = time.monotonic() + limit
+        began = idle_since = time.monotonic()
         self._collective.abort()
+        cpu, others = time.process_time(), _cpu_of_children()
         while True:
             if CUT_SIGNAL is not None and self._inside:
                 signal.pthread_kill(self._thread, CUT_SIGNAL)  # wakes it from whatever it waits for
-            if self._over.wait(0.5):
+            if self._over.wait(_TICK):
                 return
-            if time.monotonic() > until:
-                end_process(f"a trial must be left within {limit:g} s of its end on another rank ({reason})")
+            now, cpu_before, cpu = time.monotonic(), cpu, time.process_time()
+            if cpu - cpu_before > _AT_WORK * _TICK or self._may_wait():
+                idle_since = now
+            if now - began > limit:
+                end_process(_late(limit, reason))
+            if limit < math.inf and now - idle_since > IDLE_LIMIT:
+                others_before, others = others, _cpu_of_children()
+                if others <= others_before:
+                    end_process(_late(IDLE_LIMIT, reason))
+                idle_since = now
+
+    def _may_wait(self) -> bool:
+        """Whether it may be at work without using a CPU: the driver's bookkeeping, what no signal reaches, a slow disk."""
+        return self._shielded or not self._inside or psutil.Process().status() == psutil.STATUS_DISK_SLEEP
+
+
+def _late(limit: float, reason: str) -> str:
+    return f"a trial must be left within {limit:g} s of its end on another rank ({reason})"
+
+
+def _cpu_of_children() -> float:
+    """The CPU seconds of the programs that this process has started and that still run."""
+    used = 0.0
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended
+            used += sum(child.cpu_times()[:2])
+    return used
 
 
 def end_process(message: str) -> None:
