@@ -22,12 +22,14 @@ def server(served_wandb):
     return served_wandb
 
 
-def go(directory, *, report_to, **settings):
+def go(directory, *, report_to, callbacks=None, save_strategy="epoch", **settings):
     """Trials of 8 steps, each logged, with an evaluation after each epoch of 4."""
     trainer = tiny.make(
         tunesmith.Trainer,
         directory,
+        callbacks=callbacks,
         report_to=report_to,
+        save_strategy=save_strategy,
         logging_strategy="steps",
         logging_steps=1,
         per_device_train_batch_size=32,
@@ -137,6 +139,36 @@ def test_a_trial_that_is_tried_again_logs_no_step_twice(server, tmp_path):
     assert study.trials[0].attempt == 2
     (run,) = server.in_order()
     assert [row["loss"] for row in run.history if "loss" in row] == [1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize("report_to", ["none", "wandb"])
+@pytest.mark.parametrize("saved", ["epoch", "no"])
+def test_a_trial_that_goes_on_after_a_kill_of_the_driver_logs_no_step_twice(server, tmp_path, report_to, saved):
+    died = str(tmp_path / "died")
+    script = textwrap.dedent(
+        f"""
+        import os, signal, sys, transformers
+        sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parent)]!r}
+        from test_wandb_runs import go
+
+        class Dies(transformers.TrainerCallback):
+            def on_log(self, args, state, control, **_):
+                if state.global_step == 7 and not os.path.exists({died!r}):
+                    open({died!r}, "w").close()
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        go({str(tmp_path / "study")!r}, report_to=[{report_to!r}], callbacks=[Dies()], save_strategy={saved!r})
+        """
+    )
+    apart = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}  # W&B's service of this process
+    for code in (-signal.SIGKILL, 0):
+        done = subprocess.run([sys.executable, "-c", script], env=apart, check=False, timeout=200, capture_output=True)
+        assert done.returncode == code, done.stderr.decode()
+    runs = server.in_order()
+    assert len(runs) == 2
+    for run in runs:
+        assert [row["train/global_step"] for row in run.history if "train/loss" in row] == list(range(1, 9))
+        assert [row["trial/step"] for row in run.history if "objective" in row] == [4, 8]
 
 
 def test_a_script_that_is_tuned_as_it_is_has_its_logs_in_the_run_too(server, tmp_path):

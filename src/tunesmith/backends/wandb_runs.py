@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +102,27 @@ class Uploader:
 class _Open:
     run: Any
     path: Path
+    note: Path  # what the run has, for a start after a kill: `step` and `logged`
     step: int  # of the last report that the run has
     began: float = field(default_factory=time.monotonic)
     live: bool = False
     configured: int = 0
     logged: int = -1  # the last step that was logged
     repeats_to: int = -1  # a step up to which an earlier attempt has logged
+
+    def has(self, step: int) -> bool:
+        """Whether the run has what is logged at a step; from now on it has."""
+        if step <= self.repeats_to:
+            return True
+        if step > self.logged:
+            self.logged = step
+            self.take_note()
+        return False
+
+    def take_note(self) -> None:
+        """Keep what the run has, written over itself, for a process may be killed; on a full disk steps may come twice."""
+        with suppress(OSError), self.note.open("r+" if self.note.exists() else "w", encoding="ascii") as file:
+            file.write(f"{self.step:>20} {self.logged:>20}\n")
 
 
 class Runs:
@@ -172,8 +188,13 @@ class Runs:
         run.define_metric("trial/step")
         run.define_metric("*", step_metric="trial/step", step_sync=True)
         run.finish = _leave_open  # the WandbCallback of a search begins with wandb.finish()
+        note = self._directory / "wandb" / f"steps-{run_id}"
         last = -1 if trial.checkpoint_step is None else trial.checkpoint_step
-        return _Open(run, Path(run.settings.sync_file), last)
+        reported, logged = _noted(note) or (last, -1)
+        mine = _Open(run, Path(run.settings.sync_file), note, reported, logged=logged, repeats_to=logged)
+        if self._alone:  # until the run ends
+            wandb.log = partial(_log_once, mine)
+        return mine
 
     def log(self, trial: Trial) -> None:
         """Write the trial's new reports."""
@@ -187,9 +208,8 @@ class Runs:
     def log_between(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
         """Write what the trial logs between its reports; the objectives' names are theirs."""
         mine = self._open.get(number)
-        if mine is None or step <= mine.repeats_to:
+        if mine is None or mine.has(step):
             return
-        mine.logged = max(mine.logged, step)
         names = {self._metric, *self._names}
         with self._survives(number):
             mine.run.log({**{k: v for k, v in metrics.items() if k not in names}, "trial/step": step})
@@ -255,9 +275,26 @@ class Runs:
                 # the objective comes last: it is what the sweep sees, whatever metric has the same name
                 mine.run.log({**_plain(report.metrics), **self._values(report.values), **_progress(report)})
                 mine.step = report.step
+                mine.take_note()
 
     def _values(self, values: tuple[float, ...]) -> dict[str, float]:
         return {self._metric: values[0], **dict(zip(self._names[1:], values[1:], strict=True))}
+
+
+def _noted(note: Path) -> tuple[int, int] | None:
+    """The last steps that an earlier start has reported and logged in a run, None where it has not kept them."""
+    try:
+        reported, logged = note.read_text(encoding="ascii").split()
+    except (FileNotFoundError, ValueError):
+        return None
+    return int(reported), int(logged)
+
+
+def _log_once(mine: _Open, data: Mapping[str, Any], *args: Any, **settings: Any) -> None:
+    """What `wandb.log` is while the trial runs, for a Trainer's own callback: a trial that goes on logs no step twice."""
+    step = data.get("train/global_step")
+    if not isinstance(step, int) or not mine.has(step):
+        mine.run.log(data, *args, **settings)
 
 
 def _leave_open(*_: Any, **__: Any) -> None:
