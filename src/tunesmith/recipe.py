@@ -19,6 +19,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from tunesmith import process_state
 from tunesmith.errors import SettingError
 from tunesmith.refusal import accept_use
 
@@ -219,6 +220,7 @@ class Recipe:
         `fresh_callbacks`: copies of the callbacks as they were; else the user's own objects. `bars`: whether
         transformers' progress bars (or printed logs) are kept.
         """
+        process_state.forget_accelerator(self.trainer)
         copied = _Copier(self.trainer, self.kwargs) if fresh_callbacks else (lambda callback: callback)
         given = [copied(c) for c in self.given]
         vars(trainer).clear()

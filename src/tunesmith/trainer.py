@@ -102,7 +102,6 @@ class TrainerTask:
         try:
             trial_trainer: transformers.Trainer = object.__new__(self._trial_class)
             args = arguments.fresh(self.user_args, {})
-            process_state.forget_accelerator(self.trainer)
             self.recipe.rebuild(trial_trainer, args, fresh_callbacks=True, bars=self.bars)
             self.recipe.compare(trial_trainer)
         except Exception as error:
@@ -126,7 +125,6 @@ class TrainerTask:
         # a model_init that suggests gets the best trial's suggestions again
         self._live = None if best is None else replay(best, self.space)
         self.trainer.__class__ = self._trial_class
-        process_state.forget_accelerator(self.trainer)
         try:
             self.recipe.rebuild(self.trainer, self.user_args, fresh_callbacks=False, bars=True)
         finally:
@@ -181,7 +179,6 @@ class TrainerTask:
     def _train(self, live: LiveTrial, args: Any, values: Mapping[str, Any]) -> Outcome:
         trainer = self.trainer
         self.recipe.restore_weights()
-        process_state.forget_accelerator(trainer)
         self.recipe.rebuild(trainer, args, fresh_callbacks=True, bars=self.bars)
         for name, value in values.items():
             if not self._is_argument(name) and arguments.is_setting(trainer, name):

@@ -402,10 +402,15 @@ def _check_names(probe: Probe, trainer: transformers.Trainer, *, strict: bool) -
         messages.append(
             f"hyperparameters must be read by TrainingArguments, the Trainer or model_init, and nothing reads {listed}"
         )
+    _tell(messages, strict=strict)
+
+
+def _tell(messages: Sequence[str], *, strict: bool) -> None:
+    """Raise what is wrong with the hyperparameters where it is to be an error, else warn of it."""
     if messages and strict:
         raise SettingError("; ".join(messages))
     for message in messages:
-        warnings.warn(message, UserWarning, stacklevel=4)
+        warnings.warn(message, UserWarning, stacklevel=5)
 
 
 _OF_OPTIMIZER = {"learning_rate", "adam_beta1", "adam_beta2", "adam_epsilon", "optim", "optim_args"}
@@ -421,9 +426,7 @@ def _check_optimizer(given: Mapping[str, Any], names: Iterable[str], *, strict: 
         f"hyperparameters must take effect, and {', '.join(unread)} has none in a Trainer that was given "
         f"{'optimizers' if own else 'optimizer_cls_and_kwargs'}; leave that out, or override create_optimizer"
     )
-    if strict:
-        raise SettingError(message)
-    warnings.warn(message, UserWarning, stacklevel=4)
+    _tell([message], strict=strict)
 
 
 def _current(
