@@ -64,7 +64,7 @@ def test_a_second_driver_is_refused_with_the_firsts_host_and_process_whatever_th
             off = (-3600, 0, 3600)[round_ % 3]
             monkeypatch.setattr(time, "time", lambda off=off: true_time() + off)
             with pytest.raises(StudyLockedError, match=f"process {first.pid} on {socket.gethostname()}"):
-                tunesmith.search(partial(learn), 10_000, study="shared", directory=tmp_path, progress=False)
+                tunesmith.search(partial(learn, pause=0.05), 10_000, study="shared", directory=tmp_path, progress=False)
         first.kill()
         monkeypatch.undo()
     begun = len(tunesmith.load_study(tmp_path).trials)
