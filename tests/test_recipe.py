@@ -132,3 +132,63 @@ def test_an_evaluation_before_the_search_leaves_nothing_in_its_objective(tmp_pat
         progress=False,
     )
     assert best.objective == best.trial.metrics["eval_loss"]
+
+
+@pytest.fixture
+def given(tmp_path):
+    """A Trainer that was given its model, and what its search of so many trials comes to."""
+    torch.manual_seed(0)
+    trainer = tunesmith.Trainer(
+        model=tiny.model_init(),
+        args=tiny.arguments(tmp_path, num_train_epochs=10),
+        train_dataset=tiny.Points(64, 0),
+        eval_dataset=tiny.Points(64, 1),
+    )
+
+    def search(n_trials, **settings):
+        best = trainer.hyperparameter_search(
+            lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-2, 1e-1)},
+            n_trials=n_trials,
+            seed=0,
+            progress=False,
+            **settings,
+        )
+        return [t.value for t in best.study.trials]
+
+    return trainer, search
+
+
+def test_trials_of_another_search_of_a_trainer_that_was_given_its_model_start_where_those_of_the_first_did(given):
+    trainer, search = given
+    first = search(2)
+    assert search(2) == first
+    trainer.evaluate()
+    assert search(3, resume=True)[:2] == first
+    whole = search(3, resume=False)
+    assert whole[:2] == first
+    assert search(3, resume=False, workers=1) == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_model_that_was_trained_since_is_where_the_next_search_starts(given):
+    trainer, search = given
+    first = search(2)
+    trainer.train()
+    assert search(2) != first
+
+
+def test_a_later_search_that_cannot_begin_leaves_the_best_model_of_the_earlier_one(given):
+    trainer, search = given
+    search(2)
+    best = trainer.model.inner.weight.detach().clone()
+    with pytest.raises(tunesmith.errors.StudyChangedError):
+        search(2, study="tunesmith", resume=True, directory=_another(trainer))
+    assert torch.equal(trainer.model.inner.weight, best)
+
+
+def _another(trainer):
+    """The folder of a study of other directions, called tunesmith."""
+    folder = f"{trainer.args.output_dir}/other"
+    tunesmith.search(
+        lambda trial: trial.suggest_float("x", 0, 1), 1, study="tunesmith", directory=folder, progress=False
+    )
+    return folder

@@ -8,6 +8,7 @@ import gc
 import inspect
 import types
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from tunesmith.errors import SettingError
 from tunesmith.refusal import accept_use
 
 RECORD = "_tunesmith_call"
+_START = "_tunesmith_start"
 # attributes that a Trainer's constructor or training makes anew; all others that differ from what the constructor
 # left behind were set by the user, and are set again after each rebuild
 _OWN = {
@@ -54,7 +56,9 @@ class Recording(type):
 
 def _built(trainer: Trainer) -> dict[str, Any]:
     """What the constructor left behind, by which later changes of the user's are known."""
-    return {k: v for k, v in vars(trainer).items() if k in _GIVEN_AGAIN or (k not in _OWN and k != RECORD)}
+    return {
+        k: v for k, v in vars(trainer).items() if k in _GIVEN_AGAIN or (k not in _OWN and k not in (RECORD, _START))
+    }
 
 
 def _changed(trainer: Trainer, built: Mapping[str, Any], differs: Callable[[Any, Any], bool]) -> dict[str, Any]:
@@ -66,7 +70,7 @@ def _changed(trainer: Trainer, built: Mapping[str, Any], differs: Callable[[Any,
     found = {
         name: value
         for name, value in vars(trainer).items()
-        if name not in _OWN and name != RECORD and (name not in built or differs(built[name], value))
+        if name not in _OWN and name not in (RECORD, _START) and (name not in built or differs(built[name], value))
     }
     if not found:
         return found
@@ -97,6 +101,8 @@ class Recipe:
 
     `changed` holds attributes set after construction, `callbacks` all callbacks of the user's Trainer as they were at
     the start of the search, `given` those that the constructor takes. `recorded`: all that the constructor was given.
+    `weights` are those that trials start from, where there is no model_init; `found` those that the model had, where they
+    are an earlier search's best.
     """
 
     trainer: Trainer
@@ -106,6 +112,7 @@ class Recipe:
     given: list[Any]
     recorded: Mapping[str, Any] | None = None
     weights: dict[str, torch.Tensor] | None = None
+    found: dict[str, torch.Tensor] | None = None
     frozen: dict[str, int] = field(default_factory=dict)
     modules: dict[str, dict[str, Any]] = field(default_factory=dict)
     optimizers: list[dict[str, Any] | None] = field(default_factory=list)
@@ -175,6 +182,15 @@ class Recipe:
         self.kwargs["model"] = model
         self.kwargs.pop("peft_config", None)  # the built model has its adapters
         self._keep_weights()
+        start, checksums = vars(self.trainer).get(_START, ({}, {}))
+        if self.weights and start.keys() == self.weights.keys() and checksums == _checksums(self.weights):
+            self.found, self.weights = self.weights, start
+
+    def remember_start(self) -> None:
+        """Let another search of the Trainer start where this one did, as long as nobody trains the model meanwhile."""
+        if self.weights is not None:
+            state = self.kwargs["model"].state_dict()
+            vars(self.trainer)[_START] = (self.weights, _checksums({name: state[name] for name in self.weights}))
 
     def _keep_weights(self) -> None:
         model = self.kwargs["model"]
@@ -250,6 +266,12 @@ class Recipe:
             if missing[type(original)] > 0:
                 missing[type(original)] -= 1
                 trainer.add_callback(copied(original))
+
+
+def _checksums(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """By which weights are known again; torch's own counts of writes miss those of fused optimizers."""
+    flat = {name: tensor.detach().cpu().contiguous().reshape(-1) for name, tensor in weights.items()}
+    return {name: zlib.crc32(tensor.view(torch.uint8).numpy()) for name, tensor in flat.items()}
 
 
 _TENSORS = {"_parameters", "_buffers", "_modules"}

@@ -116,6 +116,7 @@ class TrainerTask:
         """Free what the Trainer holds on GPUs and in memory, before trials run elsewhere."""
         model = self.recipe.kwargs.get("model")
         if model is not None:
+            self.recipe.restore_weights()
             model.to("cpu")
         release(self.trainer)
 
@@ -131,8 +132,9 @@ class TrainerTask:
             self._live, self._made = None, None
             self.trainer.__class__ = self.user_class
         if best is None:
-            return
-        if checkpoint is not None:
+            if self.recipe.found is not None:
+                self.trainer.model.load_state_dict(self.recipe.found, strict=False)
+        elif checkpoint is not None:
             _load_weights(self.trainer, checkpoint)
         elif weights is not None:
             self.trainer.model.load_state_dict(weights, strict=False)
@@ -143,6 +145,7 @@ class TrainerTask:
                 "best evaluation. Set save_strategy (as eval_strategy) and search again, or train with the best "
                 "hyperparameters",
             )
+        self.recipe.remember_start()
 
     # -- one trial -----------------------------------------------------------------------------------------------
 
