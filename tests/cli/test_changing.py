@@ -164,7 +164,8 @@ def test_doctor_saves_what_is_whole_of_a_damaged_file_and_keeps_the_damaged_one(
     after = tunesmith.load_study("first").trials
     assert [t for t in after if t.number != 4] == [t for t in before if t.number != 4]
     assert (after[4].state, after[4].reason) == (TrialState.FAILED, "lost: its row in the file was damaged")
-    assert len(list((home / "first").glob("study.sqlite.damaged-*"))) == 1
+    kept = [p for p in (home / "first").glob("study.sqlite.damaged-*") if not p.name.endswith(("-wal", "-shm"))]
+    assert len(kept) == 1
     study = tunesmith.search(objective, 17, study="first", directory=home / "first", resume=True, progress=False)
     assert len(study.trials) == 17
 
