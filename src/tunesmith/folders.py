@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 
 from tunesmith.record_file import FILE
+from tunesmith.record_lock import LOCK
 
-_STUDYS_OWN = (f"/{FILE}*", "/study.lock", "/report.html", "/run-*/")
+_STUDYS_OWN = (f"/{FILE}*", f"/{LOCK}", "/report.html", "/run-*/")
 
 
 def step_of(path: Path) -> int:

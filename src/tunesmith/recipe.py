@@ -26,9 +26,10 @@ from tunesmith.refusal import accept_use
 
 RECORD = "_tunesmith_call"
 _START = "_tunesmith_start"
-# attributes that a Trainer's constructor or training makes anew; all others that differ from what the constructor
+# attributes that a Trainer's constructor, training or a search makes anew; all others that differ from what the constructor
 # left behind were set by the user, and are set again after each rebuild
 _OWN = {
+    RECORD, _START,
     "model", "model_wrapped", "optimizer", "lr_scheduler", "callback_handler", "accelerator", "state", "control",
     "args", "is_in_train", "current_flos", "hp_name", "hp_search_backend", "hp_space", "objective",
     "compute_objective", "deepspeed", "neftune_hook_handle", "label_smoother", "is_deepspeed_enabled",
@@ -56,9 +57,7 @@ class Recording(type):
 
 def _built(trainer: Trainer) -> dict[str, Any]:
     """What the constructor left behind, by which later changes of the user's are known."""
-    return {
-        k: v for k, v in vars(trainer).items() if k in _GIVEN_AGAIN or (k not in _OWN and k not in (RECORD, _START))
-    }
+    return {k: v for k, v in vars(trainer).items() if k in _GIVEN_AGAIN or k not in _OWN}
 
 
 def _changed(trainer: Trainer, built: Mapping[str, Any], differs: Callable[[Any, Any], bool]) -> dict[str, Any]:
@@ -70,7 +69,7 @@ def _changed(trainer: Trainer, built: Mapping[str, Any], differs: Callable[[Any,
     found = {
         name: value
         for name, value in vars(trainer).items()
-        if name not in _OWN and name not in (RECORD, _START) and (name not in built or differs(built[name], value))
+        if name not in _OWN and (name not in built or differs(built[name], value))
     }
     if not found:
         return found

@@ -170,8 +170,7 @@ class Study:
         return self.checkpoint(trial)
 
     def given(self, trial: Trial) -> dict[str, Any]:
-        """The hyperparameters that training was given: what hp_space has made of the suggested `params`, and what else was
-        suggested."""  # noqa: D205, D209  one sentence
+        """What training was given: what hp_space has made of the suggested `params`, and what else was suggested."""
         made = trial.attrs.get(GIVEN)
         if made is None:
             return dict(trial.params)
