@@ -8,9 +8,10 @@ from tunesmith import Trainer
 
 trainer = tiny.make(Trainer, sys.argv[1], num_train_epochs=1, save_strategy="epoch", eval_strategy="epoch",
                     push_to_hub=True, hub_model_id="me/model", hub_token="hf_secret")  # fmt: skip
-trainer.hyperparameter_search(
-    hp_space=lambda t: {"learning_rate": t.suggest_float("learning_rate", 1e-4, 1e-1, log=True)},
-    n_trials=2, seed=0, progress=False,
-)  # fmt: skip
+for resume in ("auto", False):  # the second one begins a study beside
+    trainer.hyperparameter_search(
+        hp_space=lambda t: {"learning_rate": t.suggest_float("learning_rate", 1e-4, 1e-1, log=True)},
+        n_trials=2, seed=0, progress=False, resume=resume,
+    )  # fmt: skip
 print("searched", flush=True)
 trainer.push_to_hub()

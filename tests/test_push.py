@@ -68,5 +68,5 @@ def test_only_the_best_model_is_pushed_and_nothing_of_the_study(tmp_path):
         subprocess.run([sys.executable, SCRIPT, tmp_path], check=True, env=environment, cwd=SCRIPT.parent)
     (pushed,) = server.commits  # by the call after the search; none by trials
     found = {path.name for path in tmp_path.iterdir()}
-    assert {"study.sqlite", "study.lock", "report.html", "run-0", "run-1"} < found
+    assert {"study.sqlite", "study.lock", "report.html", "run-0", "run-1", "study-2"} < found
     assert set(pushed) == {".gitignore", "README.md", "config.json", "model.safetensors", "training_args.bin"}

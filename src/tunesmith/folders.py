@@ -9,7 +9,7 @@ from pathlib import Path
 from tunesmith.record_file import FILE
 from tunesmith.record_lock import LOCK
 
-_STUDYS_OWN = (f"/{FILE}*", f"/{LOCK}", "/report.html", "/run-*/")
+_STUDYS_OWN = (f"/{FILE}*", f"/{LOCK}", "/report.html", "/run-*/", "/study-*/")
 
 
 def step_of(path: Path) -> int:
