@@ -9,7 +9,19 @@ from scipy.optimize import check_grad
 
 from tunesmith.engine import warp
 from tunesmith.engine.acquire import log_improvement
-from tunesmith.engine.gp import Posterior, Prior, _mode, condition, draws, fit, mode, negative_log_posterior
+from tunesmith.engine.gp import (
+    FEW,
+    Posterior,
+    Prior,
+    _mode,
+    condition,
+    draws,
+    explain,
+    fit,
+    mixture,
+    mode,
+    negative_log_posterior,
+)
 
 GROUP = np.array([0, 1, 1])
 
@@ -127,3 +139,15 @@ def test_draws_follow_the_data() -> None:
     points = np.random.default_rng(0).random((12, 2))
     thetas = draws(points, np.sin(9 * points[:, 1]), np.arange(2), 20)
     assert (thetas[:, 1] < thetas[:, 0]).mean() > 0.9
+
+
+def test_few_outputs_are_explained_in_several_ways_which_are_less_sure_together() -> None:
+    points = np.random.default_rng(0).random((FEW + 1, 3))
+    y = warp.standard(np.sin(9 * points[:, 1]))
+    assert len(explain(points, y, np.arange(3))) == 1
+    several = explain(points[:5], y[:5] - y[:5].mean(), np.arange(3))
+    assert len({p.lengths.tobytes() for p in several}) > 1
+    mean, variance = mixture(several, points[-1:])
+    means, variances = np.array([p.predict(points[-1:]) for p in several])[:, :, 0].T
+    assert mean[0] == pytest.approx(means.mean())
+    assert variance[0] > variances.mean()

@@ -85,3 +85,9 @@ def test_pending_trials_of_several_objectives_are_accounted_for() -> None:
     first = suggest(SPACE, seen, [], seed=0, number=12).params
     second = suggest(SPACE, seen, [first], seed=0, number=12).params
     assert np.hypot(first["x"] - second["x"], first["y"] - second["y"]) > 0.02
+
+
+def test_a_trend_of_the_objectives_is_followed_to_the_end_of_a_range() -> None:
+    rows = (0.3 + 0.4 * np.random.default_rng(0).random((14, 2))).tolist()
+    seen = [Observation({"x": a, "y": b}, (a + 0.3 * b, a - 0.3 * b)) for a, b in rows]
+    assert min(suggest(SPACE, seen, [], seed=0, number=14).params.values()) < 0.01

@@ -22,7 +22,6 @@ from tunesmith.engine.encoding import Array, Index, Mask
 
 PRIORS = (gp.Prior(trend=0.3), gp.Prior(length=0.0, noise=-8.0))  # smooth, noisy, with a trend; rugged and exact
 FIT_ON, MODEL_ON = 100, 250  # at most so many observations for the hyperparameters, and for the model
-_FEW, _DRAWS = 12, 4  # up to so many observations hyperparameters are drawn, so often for each prior
 _WORTH = 0.05  # of a standard deviation: a smaller gain than that is not worth a trial
 _PENDING_ON = 150  # at most so many pending trials for the model
 _EASY = 70  # a model of at most so many points is searched with full effort
@@ -59,8 +58,7 @@ class Ensemble:
 
     def predict(self, points: Array) -> tuple[Array, Array]:
         """Mean and variance of the mixture of the members at points (m, columns); shapes (m,)."""
-        means, variances = zip(*(m.predict(points) for m in self.members), strict=True)
-        return np.mean(means, axis=0), np.mean(variances, axis=0) + np.var(means, axis=0)
+        return gp.mixture(self.members, points)
 
     def leading(self, count: int) -> Array:
         """The `count` points whose means are lowest, lowest first."""
@@ -89,8 +87,8 @@ def ensemble(points: Array, y: Array, group: Index, *, allowed: Mask, spread: Ar
     at, warped, doubt = points[rows], warp.half_rank(y[rows]), warp.half_rank_spread(y, spread) ** 2
     members = []
     for k, prior in enumerate(PRIORS):
-        if len(y) <= _FEW:
-            thetas = gp.draws(at, warped, group, _DRAWS, prior=prior, doubt=doubt[rows])
+        if len(y) <= gp.FEW:
+            thetas = gp.draws(at, warped, group, gp.DRAWS, prior=prior, doubt=doubt[rows])
         else:
             learnt = thinned(y[: k + fitted_on(len(y) - k)], FIT_ON)  # shifted by k: no ask has to fit them all
             fitted = warp.half_rank(y[learnt])

@@ -10,7 +10,7 @@ log(d)/2, 3). Log noise variance ~ N(-4, 1) for outputs of variance 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -26,6 +26,7 @@ _NOISE_SD = 1.0
 _LENGTH_SD = math.sqrt(3.0)
 _LENGTHS, _NOISES = (-4.0, 6.0), (-12.0, 1.0)  # the bounds of theta
 _DRAWN = 512  # thetas drawn from the prior, to draw from again
+FEW, DRAWS = 12, 4  # up to so many observations hyperparameters are drawn, so often
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,20 @@ USUAL = Prior()
 def fit(points: Array, y: Array, group: Index, *, prior: Prior = USUAL) -> Posterior:
     """The process of the most likely hyperparameters; arguments as of `mode`."""
     return condition(points, y, group, mode(points, y, group, prior=prior), trend=prior.trend)
+
+
+def explain(points: Array, y: Array, group: Index, *, prior: Prior = USUAL) -> tuple[Posterior, ...]:
+    """Processes that explain the data: of few outputs several, their hyperparameters drawn, else `fit`'s alone."""
+    if len(y) > FEW:
+        return (fit(points, y, group, prior=prior),)
+    thetas = draws(points, y, group, DRAWS, prior=prior)
+    return tuple(condition(points, y, group, theta, trend=prior.trend) for theta in thetas)
+
+
+def mixture(processes: Sequence[Posterior], points: Array) -> tuple[Array, Array]:
+    """Mean and variance of equally likely processes together at points (m, columns); shapes (m,)."""
+    means, variances = zip(*(p.predict(points) for p in processes), strict=True)
+    return np.mean(means, axis=0), np.mean(variances, axis=0) + np.var(means, axis=0)
 
 
 def mode(points: Array, y: Array, group: Index, *, prior: Prior = USUAL, doubt: Array | None = None) -> Array:

@@ -14,9 +14,10 @@ import numpy as np
 from tunesmith.engine.acquire import Taken, log_h, maximise
 from tunesmith.engine.encoding import Array, Cube, Index, Mask, Rng
 from tunesmith.engine.feasible import Limits
-from tunesmith.engine.gp import Posterior, fit
+from tunesmith.engine.gp import Posterior, Prior, explain
 from tunesmith.engine.warp import half_rank
 
+_PRIOR = Prior(trend=0.3)  # as of the smooth model for one objective
 _STARTS = 5  # points of the front that the search for the next point begins at
 _MODEL_ON = 150  # trials that the models learn from
 MOST = 3  # objectives whose dominated volume is cut into boxes; the number of boxes grows as front ** (objectives - 1)
@@ -100,30 +101,33 @@ def propose(
     avoid: Taken,
     fixed: Mapping[str, Any],
     rng: Rng,
-) -> tuple[Array, list[Posterior], Array]:
-    """The point (columns,) where the dominated volume is expected to grow most, each objective's model, and its losses.
+) -> tuple[Array, list[tuple[Posterior, ...]], Array]:
+    """The point (columns,) where the dominated volume is expected to grow most, each objective's processes, and its losses.
 
     `known` (n, columns) and `losses` (n, objectives) are what the models learn from, `waiting` the points under way, taken
     to end as the models expect. The front is that of the models' means at the `allowed` ones (n,), so that a lucky run does
     not hide what is better; the reference lies a tenth beyond the worst mean, so that the front is worth extending at its
-    ends. The gain is weighted by the chance to stay within the `limits`.
+    ends. Where each objective has several processes, as of few trials, their log gains are averaged. The gain is weighted by the
+    chance to stay within the `limits`.
     """
     rows = thinned(losses, allowed, rng)
     known, losses, allowed = known[rows], losses[rows], allowed[rows]
-    posteriors = [fit(known, half_rank(column), cube.group) for column in losses.T]
+    processes = [explain(known, half_rank(column), cube.group, prior=_PRIOR) for column in losses.T]
     if len(waiting):
-        posteriors = [p.believing(waiting) for p in posteriors]
-    seen = np.vstack([known[allowed], waiting])
-    means = np.column_stack([p.mean(np.vstack([known, waiting])) for p in posteriors])
-    reference = means.max(0) + 0.1 * np.ptp(means, axis=0)
-    front = means[np.r_[allowed, np.ones(len(waiting), bool)]]
-    best = nondominated(front)
+        processes = [tuple(p.believing(waiting) for p in objective) for objective in processes]
+    at, counts = np.vstack([known, waiting]), np.r_[allowed, np.ones(len(waiting), bool)]
+    means = np.array([[p.mean(at) for p in objective] for objective in processes]).transpose(1, 2, 0)
+    joint = list(zip(*processes, strict=True))
+    references = means.max(1) + 0.1 * np.ptp(means, axis=1)
+    fronts = [m[counts][nondominated(m[counts])] for m in means]
 
     def gain(points: Array) -> Array:
-        return log_volume_gain(posteriors, front[best], reference, points) + limits.log_weight(points)
+        gains = [log_volume_gain(j, f, r, points) for j, f, r in zip(joint, fronts, references, strict=True)]
+        return np.asarray(np.mean(gains, axis=0) + limits.log_weight(points))
 
-    starts = rng.permutation(seen[best])[:_STARTS]
-    return maximise(cube, gain, starts, avoid=avoid, fixed=fixed, rng=rng), posteriors, losses
+    best = nondominated(means.mean(0)[counts])
+    starts = rng.permutation(at[counts][best])[:_STARTS]
+    return maximise(cube, gain, starts, avoid=avoid, fixed=fixed, rng=rng), processes, losses
 
 
 def thinned(losses: Array, allowed: Mask, rng: Rng) -> Index:

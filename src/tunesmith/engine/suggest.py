@@ -15,6 +15,7 @@ from tunesmith.engine.acquire import UNDER_WAY, Taken, maximise
 from tunesmith.engine.encoding import Array, Cube, Dimension, Mask, Rng
 from tunesmith.engine.ensemble import Ensemble, ensemble
 from tunesmith.engine.feasible import Limits, limits
+from tunesmith.engine.gp import mixture
 from tunesmith.engine.why import account
 
 START = 4  # trials begun before the first model is asked, the middle and Sobol points
@@ -106,12 +107,12 @@ def suggest_many(
             point = maximise(cube, bounds.log_chance, starts, avoid=avoid, fixed=fixed, rng=rng)
             why = {"how": "constraints"}
         elif 1 < losses.shape[1] <= pareto.MOST:
-            point, models, learnt = pareto.propose(
+            point, processes, learnt = pareto.propose(
                 cube, known, losses, waiting,
                 allowed=allowed, limits=bounds, avoid=avoid, fixed=fixed, rng=rng,
             )  # fmt: skip
-            predicted = [m.predict(point[None]) for m in models]
-            why = account(predicted, learnt.T, known, numbered, point, models[0].inverse_lengths)
+            predicted = [mixture(p, point[None]) for p in processes]
+            why = account(predicted, learnt.T, known, numbered, point, processes[0][0].inverse_lengths)
         else:
             if model is None or losses.shape[1] > 1:
                 loss = losses[:, 0] if losses.shape[1] == 1 else _joined(losses, rng)
