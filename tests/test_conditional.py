@@ -88,6 +88,8 @@ def test_a_space_without_such_choices_is_none():
         ([[64], [64, 64]], ("[64]", "[64, 64]")),
         ([np.tanh, len], ("tanh", "len")),
         ([1, {"a": 2}], (0, 1)),
+        ([np.int64(8), {"k": 1}], (8, 1)),
+        ([{"b": np.float32(1)}, {"b": np.float32(2)}], (1.0, 2.0)),
     ],
 )
 def test_what_choices_are_called(choices, labels):

@@ -138,11 +138,12 @@ def test_an_unknown_trial_is_an_error_that_names_it(record):
         record.trial(7)
 
 
-def test_values_that_are_no_json_are_refused_and_leave_the_record_as_it_was(record):
+@pytest.mark.parametrize("value", [object(), np.array([1, 2])], ids=lambda value: type(value).__name__)
+def test_values_that_are_no_json_are_refused_and_leave_the_record_as_it_was(record, value):
     record.start_new(offered={})
     before = record.trials()
-    with pytest.raises(SettingError, match="only JSON values can be stored, got object"):
-        record.annotate(0, "key", object())
+    with pytest.raises(SettingError, match=f"only JSON values can be stored, got {type(value).__name__}"):
+        record.annotate(0, "key", value)
     assert record.trials() == before
 
 

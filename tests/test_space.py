@@ -87,6 +87,8 @@ def test_numpys_numbers_and_arrays_are_plain_ones():
     found = parse_space({"a": {"min": np.int64(1), "max": np.int64(5)}, "b": {"values": np.linspace(0, 1, 3)}})
     assert found == {"a": Int(1, 5), "b": Cat((0.0, 0.5, 1.0))}
     assert all(type(c) is float for c in found["b"].choices)
+    found = parse_space({"on": {"values": [np.bool_(True), np.bool_(False)]}, "name": {"values": [np.str_("adam")]}})
+    assert [[type(c) for c in d.choices] for d in found.values()] == [[bool, bool], [str]]
 
 
 def test_a_nested_space_may_use_the_names_of_wandbs_keys():

@@ -17,6 +17,7 @@ from enum import Enum
 from typing import Any
 
 from tunesmith.errors import SettingError
+from tunesmith.scalars import python_scalar
 
 _TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 # what differs between two starts of the same search without changing what is searched
@@ -75,7 +76,7 @@ def convert(name: str, value: Any, hint: Any) -> Any:
     none = value is None or (isinstance(value, str) and value.lower() == "none" and str not in options)
     if none and (type(None) in options or Any in options):
         return None
-    value = value.item() if hasattr(value, "item") and callable(value.item) else value  # numpy scalars
+    value = python_scalar(value)
     for option in options:
         if isinstance(option, type) and type(value) is option:
             return value

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from tunesmith.errors import SpaceError
 from tunesmith.restoring import seeded
+from tunesmith.scalars import python_scalar
 from tunesmith.settings_text import nested
 from tunesmith.space import as_function, is_domain, parse_space
 from tunesmith.trial import Params, Space, contains, fitted
@@ -183,7 +183,7 @@ def _tree(value: Any, plain: str, name: str) -> Any:
 
 def _choice(choices: Sequence[Any], plain: str, name: str) -> _Choice:
     key = _naming_key(choices)
-    labels = [v.item() if isinstance(v, np.generic) else v for v in _labels(choices, key)]
+    labels = _labels(choices, key)
     branches = tuple(_tree(c, plain, f"{name}.{label}") for c, label in zip(choices, labels, strict=True))
     distribution = CategoricalDistribution(tuple(labels))
     return _Choice(_join(plain, key or ""), _join(name, key or ""), distribution, branches)
@@ -194,7 +194,7 @@ def _naming_key(choices: Sequence[Any]) -> str | None:
     if not all(isinstance(c, Mapping) and _categories(c) is None for c in choices):
         return None
     for key in choices[0]:
-        values = [c.get(key) for c in choices]
+        values = [python_scalar(c.get(key)) for c in choices]
         if isinstance(key, str) and all(key in c for c in choices) and all(map(_scalar, values)) and _differ(values):
             return key
     return None
@@ -206,9 +206,9 @@ def _labels(choices: Sequence[Any], key: str | None) -> list[Any]:
     Plain values are called what they are. All go by number where names would not tell them apart.
     """
     if key is not None:
-        return [c[key] for c in choices]
+        return [python_scalar(c[key]) for c in choices]
     found: list[Any] = []
-    for k, choice in enumerate(choices):
+    for k, choice in enumerate(map(python_scalar, choices)):
         if isinstance(choice, list | tuple) or hasattr(choice, "__name__"):
             found.append(getattr(choice, "__name__", None) or str(choice))
         else:
@@ -260,7 +260,7 @@ def _join(path: str, key: object) -> str:
 
 
 def _scalar(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str | np.generic)
+    return isinstance(python_scalar(value), bool | int | float | str | None)
 
 
 def _differ(values: Sequence[Any]) -> bool:

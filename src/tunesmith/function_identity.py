@@ -14,6 +14,7 @@ from pathlib import PurePath
 from typing import Any
 
 from tunesmith.masking import mask
+from tunesmith.scalars import python_scalar
 
 _DEEP = 3  # functions that hold functions that hold functions
 _LONG = 80  # characters of a value that are kept
@@ -131,8 +132,7 @@ def _texts(values: Iterable[tuple[str, Any]], deep: int) -> Iterator[tuple[str, 
 
 def _text(value: Any, deep: int = 4) -> str | None:
     """The value as text, None where it is not plain."""
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # of NumPy
-        value = value.item()
+    value = python_scalar(value)
     if isinstance(value, type):
         return _name(value)
     if isinstance(value, _ATOMS):

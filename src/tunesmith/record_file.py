@@ -26,6 +26,7 @@ from tunesmith.errors import (
     SettingError,
 )
 from tunesmith.masking import mask
+from tunesmith.scalars import python_scalar
 from tunesmith.trial import with_tuples
 
 FILE = "study.sqlite"
@@ -286,8 +287,9 @@ def distribution(encoded: str) -> BaseDistribution:
 
 
 def _plain(value: Any) -> Any:
-    if hasattr(value, "item"):
-        return value.item()
+    scalar = python_scalar(value)
+    if scalar is not value:
+        return scalar
     if hasattr(value, "value"):
         return value.value
     if isinstance(value, os.PathLike):

@@ -9,6 +9,8 @@ from collections.abc import Container, Mapping
 from enum import Enum
 from typing import Any
 
+from tunesmith.scalars import python_scalar
+
 
 def nested(params: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted names as dicts: `{"a.b": 1}` is `{"a": {"b": 1}}`."""
@@ -39,7 +41,7 @@ def as_python(params: Mapping[str, Any], arguments: Container[str] | None = None
 
 def as_json(value: Any) -> Any:
     """The value where JSON can say it, else what it says of itself."""
-    value = value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+    value = python_scalar(value)
     value = value.value if isinstance(value, Enum) else value
     try:
         return json.loads(json.dumps(value))

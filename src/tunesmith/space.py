@@ -12,6 +12,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from tunesmith.errors import MissingDependencyError, SpaceError
+from tunesmith.scalars import python_scalar
 from tunesmith.trial import Space
 
 
@@ -92,7 +93,7 @@ def _choice(name: str, choices: Any) -> BaseDistribution:
     choices = choices.tolist() if hasattr(choices, "tolist") else choices  # a NumPy array
     if not isinstance(choices, Sequence) or isinstance(choices, str) or not choices:
         raise SpaceError(f'choices must be a list with at least one value, got {choices!r} for "{name}"')
-    choices = [c.item() if isinstance(c, Real) and hasattr(c, "item") else c for c in choices]  # NumPy's numbers
+    choices = [python_scalar(c) for c in choices]
     for value in choices:
         if value is not None and not isinstance(value, bool | int | float | str):
             raise SpaceError(

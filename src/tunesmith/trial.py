@@ -20,6 +20,7 @@ from optuna.distributions import (
 from optuna.trial import BaseTrial
 
 from tunesmith.errors import SpaceError
+from tunesmith.scalars import python_scalar
 from tunesmith.storage import Storage, stores
 
 Space = Mapping[str, BaseDistribution]
@@ -433,10 +434,10 @@ def with_tuples(distribution: BaseDistribution) -> BaseDistribution:
 
 
 def _plain(choice: Any) -> Any:
-    """NumPy's scalar as Python's, also within a sequence: JSON knows no others."""
+    """NumPy's scalar as Python's, also within a sequence."""
     if type(choice) in (list, tuple):
         return type(choice)(map(_plain, choice))
-    return choice.item() if callable(getattr(choice, "item", None)) else choice
+    return python_scalar(choice)
 
 
 def _same(choice: Any, value: Any) -> bool:

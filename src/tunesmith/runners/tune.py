@@ -22,6 +22,7 @@ from tunesmith.errors import TunesmithError, UserFunctionError
 from tunesmith.runners import Outcome, Task, execute
 from tunesmith.runners.pickling import loads
 from tunesmith.runners.worker import see_modules
+from tunesmith.scalars import python_scalar
 from tunesmith.trial import CONTINUE, Assignment, Decision, LiveTrial, Report, TrialState, contains, fitted
 
 BRIEFS = "tune-trials"  # a folder in the study's: what the driver tells the workers of Tune's trials, by Tune's names
@@ -76,7 +77,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             found |= flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value.item() if hasattr(value, "item") and hasattr(value, "dtype") else value
+            found[f"{prefix}{key}"] = python_scalar(value)
     return found
 
 
