@@ -129,13 +129,13 @@ def conduct(plan: Plan, runner: Runner | OwnLoop, *, prepare: Callable[[Study], 
             raise SettingError(
                 f"join=True lends workers of one process each, got {runner.ranks} ranks per trial; leave join out"
             )
-        identity = {**plan.identity, "functions": {r: described(f) for r, f in plan.functions.items()}}
+        functions = _described(plan)
         study, notice = open_study(
             plan.directory,
             name=plan.name,
             directions=plan.directions,
             seed=seed,
-            identity=identity,
+            identity={**plan.identity, "functions": functions},
             resume=plan.resume,
         )
         study.storage_url = plan.storage_url
@@ -152,7 +152,7 @@ def conduct(plan: Plan, runner: Runner | OwnLoop, *, prepare: Callable[[Study], 
         else:
             loop = _loop(study, plan, runner, observers)
         study.record.update_settings(launch=launch(), storage=plan.storage_url)
-        _note_functions(study, plan)
+        _note_functions(study, functions)
         if prepare is not None:
             prepare(study)
         if notice is not None:
@@ -165,16 +165,20 @@ def conduct(plan: Plan, runner: Runner | OwnLoop, *, prepare: Callable[[Study], 
             raise
         finally:
             with suppress(OSError):
-                _note_functions(study, plan)
+                _note_functions(study, _described(plan))
         write_report(study, study.directory / "report.html")
     return study
 
 
-def _note_functions(study: Study, plan: Plan) -> None:
-    """Store what the plan's functions are known by: not by values that have changed, for those are changed by trials."""
+def _described(plan: Plan) -> dict[str, Any]:
+    """What the plan's functions are known by as they are now."""
+    return {role: described(function) for role, function in plan.functions.items()}
+
+
+def _note_functions(study: Study, now: Mapping[str, Any]) -> None:
+    """Store what the functions are known by: not by values that have changed, for those are changed by trials."""
     known = study.info.settings["identity"]
     before = known.get("functions", {})
-    now = {role: described(f) for role, f in plan.functions.items()}
     kept = {role: lasting(now[role], before.get(role, now[role])) for role in now}
     if kept != before:
         study.record.update_settings(identity={**known, "functions": kept})

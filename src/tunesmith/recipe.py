@@ -60,12 +60,21 @@ def _built(trainer: Trainer) -> dict[str, Any]:
     return {k: v for k, v in vars(trainer).items() if k in _GIVEN_AGAIN or k not in _OWN}
 
 
-def _changed(trainer: Trainer, built: Mapping[str, Any], differs: Callable[[Any, Any], bool]) -> dict[str, Any]:
+def _changed(trainer: Trainer, built: Mapping[str, Any], *, same: bool) -> dict[str, Any]:
     """What the user has set since, by the difference from what a constructor leaves behind.
 
-    What a method of transformers' classes sets is theirs (a first evaluation leaves `model_preparation_time`), and so are
-    attributes that begin with an underscore where any method of the class sets them.
+    `same`: `built` is what this Trainer's own constructor left, else what one of another Trainer like it did, whose objects
+    are others anyway: there only plain values tell.
+
+    What a method of transformers' classes sets is theirs (a first evaluation leaves `model_preparation_time`), and what any
+    method of the class sets is its state where the name begins with an underscore, or where another Trainer has it too.
     """
+
+    def differs(before: Any, now: Any) -> bool:
+        if same:
+            return before is not now
+        return isinstance(now, _PLAIN) and isinstance(before, (*_PLAIN, type(None))) and before != now
+
     found = {
         name: value
         for name, value in vars(trainer).items()
@@ -73,20 +82,16 @@ def _changed(trainer: Trainer, built: Mapping[str, Any], differs: Callable[[Any,
     }
     if not found:
         return found
-    kinds = type(trainer).__mro__
-    libraries = _set_by_methods([kind for kind in kinds if _root(kind.__module__) in _LIBRARIES])
-    private = _set_by_methods(kinds)
-    return {n: v for n, v in found.items() if n not in (private if n.startswith("_") else libraries)}
+    set_by = {kind: _set_by_methods(kind) for kind in type(trainer).__mro__}  # which reads all their code
+    anyone = set().union(*set_by.values())
+    libraries = set().union(*(names for kind, names in set_by.items() if _root(kind.__module__) in _LIBRARIES))
+    state = {n for n in found if n.startswith("_") or (n in built and not same)}
+    return {n: v for n, v in found.items() if n not in (anyone if n in state else libraries)}
 
 
-def _set_by_methods(kinds: Sequence[type]) -> set[str]:
-    """The attributes that the methods of classes set, their constructors left out."""
-    functions = [
-        f
-        for kind in kinds
-        for name, f in vars(kind).items()
-        if isinstance(f, types.FunctionType) and name != "__init__"
-    ]
+def _set_by_methods(kind: type) -> set[str]:
+    """The attributes that a class's own methods set, its constructor left out."""
+    functions = [f for name, f in vars(kind).items() if isinstance(f, types.FunctionType) and name != "__init__"]
     return {i.argval for f in functions for i in dis.get_instructions(f) if i.opname == "STORE_ATTR"}
 
 
@@ -135,7 +140,7 @@ class Recipe:
         if recorded is not None:
             args, kwargs, built = recorded
             given = {**_by_position(type(trainer).__mro__, args), **kwargs}
-            changed = _changed(trainer, built, lambda before, now: before is not now)
+            changed = _changed(trainer, built, same=True)
             for name in _GIVEN_AGAIN:
                 if vars(trainer).get(name) is not built.get(name):
                     where = given if _takes(type(trainer), name) else changed
@@ -163,13 +168,7 @@ class Recipe:
         others there, must have been set since, or come from arguments that cannot be read off.
         """
         if self.recorded is None:
-            own = _set_by_methods(type(self.trainer).__mro__)
-
-            def differs(before: Any, now: Any) -> bool:
-                return isinstance(now, _PLAIN) and isinstance(before, (*_PLAIN, type(None))) and before != now
-
-            found = _changed(self.trainer, vars(made), differs)
-            self.changed = {n: v for n, v in found.items() if n not in vars(made) or n not in own}
+            self.changed = _changed(self.trainer, vars(made), same=False)
 
     def _keep_model(self) -> None:
         """Without model_init the built model is used again, with its weights put back before each trial."""
