@@ -69,6 +69,13 @@ def test_nested_values_reach_dicts_and_strings(args):
     assert args.lr_scheduler_kwargs == {"num_cycles": 1}
 
 
+def test_a_nested_value_reaches_what_is_text_or_an_object_and_was_not_set(args):
+    changed = arguments.fresh(args, {"optim_args.momentum": 0.5, "accelerator_config.split_batches": True})
+    assert changed.optim_args == "momentum=0.5"
+    assert changed.accelerator_config.split_batches
+    assert not args.accelerator_config.split_batches
+
+
 def test_the_users_arguments_do_not_change(args):
     before = args.to_dict()
     changed = arguments.fresh(args, {"learning_rate": 0.5, "weight_decay": 0.1})

@@ -53,7 +53,9 @@ def fresh(arguments: Any, changes: Mapping[str, Any]) -> Any:
         if rest:
             nested = dict(_as_dict(getattr(result, head), head))
             nested[rest] = value
-            changed: Any = nested if not isinstance(getattr(result, head), str) else _joined(nested)
+            kinds = _options(_hints(type(arguments)).get(head, Any))
+            text = isinstance(getattr(result, head), str) or (str in kinds and dict not in kinds)  # optim_args
+            changed: Any = _joined(nested) if text else nested
         elif isinstance(value, Mapping) and isinstance(getattr(result, head), Mapping):
             changed = {**getattr(result, head), **value}
         else:
@@ -235,6 +237,8 @@ def _as_dict(value: Any, name: str) -> Mapping[str, Any]:
         return dict(part.strip().split("=", 1) for part in value.split(",") if part.strip())
     if isinstance(value, Mapping):
         return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):  # accelerator_config
+        return dataclasses.asdict(value)
     raise SettingError(f"{name} has no nested hyperparameters, got a {type(value).__name__}")
 
 

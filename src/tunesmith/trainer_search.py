@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import transformers
 from optuna.distributions import BaseDistribution
 from transformers.trainer_utils import HPSearchBackend
 
-from tunesmith import arguments, checkpoints, process_state
+from tunesmith import arguments, checkpoints, hyperparameters
 from tunesmith.aliases import by_known_names
 from tunesmith.backends import leaves_loop, preferred_runner
 from tunesmith.best_run import BestRun, add_to_card
@@ -219,7 +219,6 @@ def hyperparameter_search(
     function = as_space_function(default_space if hp_space is None else hp_space, known)
     tree = function.conditional
     probe = Probe.of(function)
-    _check_names(probe, trainer, strict=strict)
     sampled = {n: d[0] for n, d in probe.distributions.items()}
     disk = checkpoints.DiskWatch(checkpoints.checked_keep(keep_checkpoints), checkpoints.expected_size(trainer))
     alone_here = places.name == "inline" and constraints is None  # a trial itself knows whether it is the best so far
@@ -268,8 +267,8 @@ def hyperparameter_search(
         written=function.written,
     )
     task = TrainerTask(trainer, function, objective, backend=name, hp_name=hp_name, kept=kept, bars=not progress)
+    hyperparameters.check(probe, trainer, task.recipe.kwargs, strict=strict)
     task.check()
-    _check_optimizer(task.recipe.kwargs, probe.names, strict=strict)
     ranks = Ranks.here()
     opened: list[Study] = []
     weights: Weights | None = None
@@ -379,54 +378,6 @@ def _check_tuned(trainer: transformers.Trainer) -> None:
             'eval_strategy must be "steps" or "epoch", so that Ray Tune learns how a trial does, got "no"; set it in the '
             "arguments"
         )
-
-
-def _check_names(probe: Probe, trainer: transformers.Trainer, *, strict: bool) -> None:
-    """Every hyperparameter takes effect, or is reported before the first trial."""
-    overruled: dict[str, Any] = {}
-    for values in probe.values:
-        known = {k: v for k, v in values.items() if hasattr(trainer.args, k.partition(".")[0])}
-        try:
-            with process_state.own_environment(trainer.args):
-                found = arguments.fresh(trainer.args, known)
-        except ValueError as error:
-            raise SettingError(f"hyperparameters must be what TrainingArguments takes, got {known}: {error}") from error
-        overruled |= {k: v for k, v in known.items() if isinstance(v, int | float) and getattr(found, k, v) != v}
-    messages = [
-        f"hyperparameters must take effect, and TrainingArguments does not keep {name}={value!r}"
-        for name, value in overruled.items()
-    ]
-    unknown = arguments.unknown_names(probe.names, trainer.args, trainer, trainer.model_init)
-    if unknown:
-        listed = ", ".join(f"{n!r}" + (f" (did you mean {near!r}?)" if near else "") for n, near in unknown.items())
-        messages.append(
-            f"hyperparameters must be read by TrainingArguments, the Trainer or model_init, and nothing reads {listed}"
-        )
-    _tell(messages, strict=strict)
-
-
-def _tell(messages: Sequence[str], *, strict: bool) -> None:
-    """Raise what is wrong with the hyperparameters where it is to be an error, else warn of it."""
-    if messages and strict:
-        raise SettingError("; ".join(messages))
-    for message in messages:
-        warnings.warn(message, UserWarning, stacklevel=5)
-
-
-_OF_OPTIMIZER = {"learning_rate", "adam_beta1", "adam_beta2", "adam_epsilon", "optim", "optim_args"}
-
-
-def _check_optimizer(given: Mapping[str, Any], names: Iterable[str], *, strict: bool) -> None:
-    """An optimizer that the Trainer was given does not read the arguments that make one."""
-    own = (given.get("optimizers") or (None,))[0] is not None
-    unread = sorted((_OF_OPTIMIZER | ({"weight_decay"} if own else set())) & set(names))
-    if not unread or not (own or given.get("optimizer_cls_and_kwargs")):
-        return
-    message = (
-        f"hyperparameters must take effect, and {', '.join(unread)} has none in a Trainer that was given "
-        f"{'optimizers' if own else 'optimizer_cls_and_kwargs'}; leave that out, or override create_optimizer"
-    )
-    _tell([message], strict=strict)
 
 
 def _current(
