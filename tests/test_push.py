@@ -47,9 +47,9 @@ class Hub(BaseHTTPRequestHandler):
 
 
 def ignores(rule, path):
-    """Whether a rule for the top of the folder, `/file*` or `/folder*/`, is about this path."""
+    """Whether a rule, `/file*`, `/folder*/` or `/folder/file*`, is about this path."""
     top, inside, _ = path.partition("/")
-    return fnmatch(f"/{top}{inside}", rule)
+    return fnmatch(f"/{top}{inside}", rule) or fnmatch(f"/{path}", rule)
 
 
 @contextmanager
@@ -63,6 +63,17 @@ def hub():
 
 
 def test_only_the_best_model_is_pushed_and_nothing_of_the_study(tmp_path):
+    left = {
+        "study.gate",
+        "tune-trials/1",
+        "logs/trial-0.log",
+        "wandb/run",
+        "wandb-upload.log",
+        "study.sqlite.damaged-1",
+    }
+    for name in left:  # by searches before, of other kinds
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
     with hub() as server:
         environment = {**os.environ, "HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
         subprocess.run([sys.executable, SCRIPT, tmp_path], check=True, env=environment, cwd=SCRIPT.parent)

@@ -20,6 +20,7 @@ from tunesmith.backends import Setting, backend_class, check_options, leaves_loo
 from tunesmith.conditional import Conditional
 from tunesmith.constraints import Constraints, Function
 from tunesmith.errors import SettingError, StudyLockedError
+from tunesmith.folders import REPORT
 from tunesmith.function_identity import described, lasting
 from tunesmith.loop import Budget, Loop
 from tunesmith.places import Places
@@ -161,12 +162,12 @@ def conduct(plan: Plan, runner: Runner | OwnLoop, *, prepare: Callable[[Study], 
             loop.run()
         except BaseException:
             with suppress(OSError):  # a full disk; why the search ended says more
-                write_report(study, study.directory / "report.html")
+                write_report(study, study.directory / REPORT)
             raise
         finally:
             with suppress(OSError):
                 _note_functions(study, _described(plan))
-        write_report(study, study.directory / "report.html")
+        write_report(study, study.directory / REPORT)
     return study
 
 

@@ -1,15 +1,31 @@
-"""The folders of a search: a trial's checkpoints, by name; one that another trial takes over; what is not for commits."""
+"""The folders of a search: what lies in a study's, and is not for commits; a trial's checkpoints, by name, or taken over."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from tunesmith.record_file import FILE
 from tunesmith.record_lock import LOCK
 
-_STUDYS_OWN = (f"/{FILE}*", f"/{LOCK}", "/report.html", "/run-*/", "/study-*/")
+GATE = "study.gate"  # where a driver takes in workers of other processes
+REPORT = "report.html"
+LOGS = "logs"  # of scripts, a file for each trial
+BRIEFS = "tune-trials"  # what the driver tells the workers of Tune's trials, by Tune's names
+_RUNS = "run-*/"
+_OWN = (FILE, f"{FILE}-wal", f"{FILE}-shm", LOCK, GATE, REPORT, f"{BRIEFS}/", f"{LOGS}/trial-*.log", _RUNS)
+# what is put aside of a damaged file, studies that began beside this one, and what W&B's client leaves
+_NOT_FOR_COMMITS = (*_OWN, f"{FILE}.*", "study-*/", "wandb/", "wandb-upload.log")
+
+
+def own_paths(directory: Path) -> Iterator[Path]:
+    """What a search has put into its study's directory, the record first; nothing that was put aside of a damaged one."""
+    for pattern in _OWN:
+        for path in sorted(directory.glob(pattern)):
+            if pattern != _RUNS or (path.is_dir() and path.name.removeprefix("run-").isdigit()):
+                yield path
 
 
 def step_of(path: Path) -> int:
@@ -58,4 +74,5 @@ def leave_out_of_commits(directory: Path) -> None:
         return
     path = directory / ".gitignore"
     there = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    path.write_text("\n".join([*there, *(name for name in _STUDYS_OWN if name not in there)]) + "\n", encoding="utf-8")
+    rules = [f"/{pattern}" for pattern in _NOT_FOR_COMMITS]
+    path.write_text("\n".join([*there, *(rule for rule in rules if rule not in there)]) + "\n", encoding="utf-8")

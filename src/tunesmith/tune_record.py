@@ -15,8 +15,8 @@ from optuna.distributions import CategoricalDistribution, json_to_distribution
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import HyperBandScheduler, PopulationBasedTraining
 
-from tunesmith.folders import step_of, take_over
-from tunesmith.runners.tune import BRIEFS, FAILURES, POINTER, Brief, flat
+from tunesmith.folders import BRIEFS, step_of, take_over
+from tunesmith.runners.tune import FAILURES, POINTER, Brief, flat
 from tunesmith.study import Study
 from tunesmith.trial import Report, Trial, TrialState, contains, signs
 

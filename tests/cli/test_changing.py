@@ -105,7 +105,10 @@ def test_an_enqueued_trial_beyond_the_budget_is_said(run, home):
 def test_rm_removes_the_study_and_nothing_else_of_the_directory(run, home):
     (home / "first" / "run-1" / "checkpoint-3").mkdir(parents=True)
     (home / "first" / "run-notes").mkdir()
-    (home / "first" / "mine.txt").touch()
+    (home / "first" / "tune-trials" / "failed").mkdir(parents=True)
+    (home / "first" / "logs").mkdir()
+    for name in ("mine.txt", "study.gate", "logs/trial-0.log"):
+        (home / "first" / name).touch()
     assert run("rm", "first", "--yes").code == 0
     assert sorted(p.name for p in (home / "first").iterdir()) == ["mine.txt", "run-notes"]
     assert run("rm", "second", "-y").code == 0

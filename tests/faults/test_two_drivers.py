@@ -16,7 +16,7 @@ from soak import rounds
 
 import tunesmith
 from tunesmith.errors import SettingError, StudyLockedError
-from tunesmith.runners.joining import FILE as GATE
+from tunesmith.folders import GATE
 from tunesmith.trial import TrialState
 
 HERE = Path(__file__).parent

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tunesmith.folders import GATE
 from tunesmith.runners import reception
-from tunesmith.runners.joining import FILE, Gate, knock
+from tunesmith.runners.joining import Gate, knock
 from tunesmith.runners.workers import WorkersRunner
 from tunesmith.testing.runners import Driver, next_ended, square
 from tunesmith.trial import Assignment
@@ -39,8 +40,8 @@ BETRAYED = []
 
 def test_the_file_with_the_key_is_for_this_user_only_and_goes_with_the_gate(tmp_path):
     with tempfile.TemporaryDirectory() as scratch, closing(Gate(tmp_path, Path(scratch))):
-        assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
-    assert not (tmp_path / FILE).exists()
+        assert stat.S_IMODE((tmp_path / GATE).stat().st_mode) == 0o600
+    assert not (tmp_path / GATE).exists()
 
 
 def test_who_knows_the_key_comes_in_with_its_setup(gate, tmp_path):
@@ -51,7 +52,7 @@ def test_who_knows_the_key_comes_in_with_its_setup(gate, tmp_path):
 
 
 def test_who_does_not_know_the_key_stays_outside_and_nothing_of_it_is_unpickled(gate, tmp_path):
-    address = json.loads((tmp_path / FILE).read_text())["address"]
+    address = json.loads((tmp_path / GATE).read_text())["address"]
     with pytest.raises(AuthenticationError):
         Client(address, "AF_UNIX", authkey=b"guessed")
     with socket.socket(socket.AF_UNIX) as stranger:
@@ -68,7 +69,7 @@ def test_who_does_not_know_the_key_stays_outside_and_nothing_of_it_is_unpickled(
 
 def test_who_says_nothing_keeps_nobody_waiting_at_the_gate(gate, tmp_path, monkeypatch):
     monkeypatch.setattr(reception, "_PROOF_LIMIT", 1.0)
-    address = json.loads((tmp_path / FILE).read_text())["address"]
+    address = json.loads((tmp_path / GATE).read_text())["address"]
     with socket.socket(socket.AF_UNIX) as silent:
         silent.connect(address)
         with knock(tmp_path, b"friend"):
@@ -76,11 +77,11 @@ def test_who_says_nothing_keeps_nobody_waiting_at_the_gate(gate, tmp_path, monke
 
 
 def test_nobody_is_there_when_a_killed_driver_has_left_its_file(tmp_path):
-    (tmp_path / FILE).write_text(json.dumps({"address": str(tmp_path / "gone"), "key": "00"}))
+    (tmp_path / GATE).write_text(json.dumps({"address": str(tmp_path / "gone"), "key": "00"}))
     assert knock(tmp_path, b"") is None
-    (tmp_path / FILE).write_text("{")
+    (tmp_path / GATE).write_text("{")
     assert knock(tmp_path, b"") is None
-    (tmp_path / FILE).unlink()
+    (tmp_path / GATE).unlink()
     assert knock(tmp_path, b"") is None
 
 

@@ -20,13 +20,11 @@ from tunesmith import steering
 from tunesmith.cli.find import JsonOption, StudyArgument, TrialArgument, opened, study_directory
 from tunesmith.cli.shown import print_json
 from tunesmith.errors import StudyLockedError, TunesmithError
+from tunesmith.folders import LOGS, own_paths
 from tunesmith.masking import MASK
-from tunesmith.record import FILE, LOCK
 from tunesmith.record_lock import Driver, driver_of
 from tunesmith.record_repair import Finding, examine, repair
 from tunesmith.study import Study
-
-_OURS = (FILE, f"{FILE}-wal", f"{FILE}-shm", LOCK, "report.html")
 
 
 def retry(trial: TrialArgument, study: StudyArgument = None, *, as_json: JsonOption = False) -> None:
@@ -97,9 +95,7 @@ def remove(
     """Remove a study: its record, report, logs and runs with their checkpoints; nothing else in its directory."""
     directory = study_directory(study)
     _refuse_driven(directory, directory.name, "removed")
-    doomed = [p for p in (directory / name for name in _OURS) if p.exists()]
-    doomed += sorted((directory / "logs").glob("trial-*.log"))
-    doomed += sorted(p for p in directory.glob("run-*") if p.is_dir() and p.name.removeprefix("run-").isdigit())
+    doomed = list(own_paths(directory))
     if not yes:
         inside = f"{sum(p.name.startswith('run-') for p in doomed)} run(s)"
         typer.confirm(f"remove the study in {directory} with {inside} and their checkpoints?", abort=True, err=True)
@@ -108,7 +104,7 @@ def remove(
             shutil.rmtree(path)
         else:
             path.unlink()
-    for folder in (directory / "logs", directory):
+    for folder in (directory / LOGS, directory):
         if folder.is_dir() and not any(folder.iterdir()) and folder.resolve() != Path.cwd():
             folder.rmdir()
     if as_json:

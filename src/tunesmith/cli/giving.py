@@ -14,6 +14,7 @@ import typer
 
 from tunesmith.cli.find import JsonOption, StudyArgument, opened, studies_below
 from tunesmith.errors import SettingError
+from tunesmith.folders import REPORT
 from tunesmith.report.dashboard import Dashboard
 from tunesmith.report.page import write_report
 
@@ -30,7 +31,7 @@ def report(
 ) -> None:
     """Write the report page: one file that shows the study in a browser and loads nothing."""
     known = opened(study)
-    path = write_report(known, output or known.directory / "report.html")
+    path = write_report(known, output or known.directory / REPORT)
     typer.echo(json.dumps({"report": str(path)}) if as_json else str(path))
 
 

@@ -19,6 +19,7 @@ from rich.text import Text
 from tunesmith.cli.find import JsonOption, StudyArgument, TrialArgument, opened, studies_below
 from tunesmith.cli.shown import print_json, print_rich, print_table, study_json, trial_json
 from tunesmith.errors import RecordError, SettingError, TunesmithError
+from tunesmith.folders import LOGS
 from tunesmith.report.hints import in_common, narrow_ranges
 from tunesmith.report.standing import standing_of
 from tunesmith.report.summary import (
@@ -304,7 +305,7 @@ def logs(
     """Print why a trial ended as it did: its reason, its traceback, and its last output where that was kept."""
     known = opened(study)
     found = _trial(known, trial)
-    kept = [known.directory / "logs" / f"trial-{trial}.log", known.directory / f"run-{trial}" / "output.log"]
+    kept = [known.directory / LOGS / f"trial-{trial}.log", known.directory / f"run-{trial}" / "output.log"]
     path = next((p for p in kept if p.is_file()), None)
     output = [] if path is None else path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
     if as_json:

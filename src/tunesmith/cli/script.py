@@ -15,6 +15,7 @@ from tunesmith.cli.find import JsonOption
 from tunesmith.cli.shown import print_json, study_json
 from tunesmith.conduct import Plan, conduct, describe
 from tunesmith.errors import SettingError, SpaceError
+from tunesmith.folders import REPORT
 from tunesmith.hp_space import Probe, as_space_function, default_space
 from tunesmith.loop import Budget
 from tunesmith.report.summary import best_text
@@ -106,7 +107,7 @@ def run(
         return
     if found.best_trials:
         typer.echo(f"{best_text(found.best_trials)}; its flags: tunesmith best {found.directory} --args flags")
-    typer.echo(f"report: {found.directory / 'report.html'}")
+    typer.echo(f"report: {found.directory / REPORT}")
 
 
 def read_space(path: Path) -> Space:

@@ -16,16 +16,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tunesmith.errors import SettingError, TunesmithError
+from tunesmith.folders import GATE
 from tunesmith.runners.reception import Invitation, Reception
-
-FILE = "study.gate"
 
 
 class Gate:
     """The driver's end; readable, for `select` and `wait`, when a worker has come in."""
 
     def __init__(self, directory: Path, scratch: Path) -> None:
-        self._file = directory / FILE
+        self._file = directory / GATE
         self._arrived: queue.SimpleQueue[tuple[Connection, bytes]] = queue.SimpleQueue()
         self._bell, self._rung = socket.socketpair()
         try:
@@ -66,7 +65,7 @@ class Gate:
 def knock(directory: Path, setup: bytes) -> Connection | None:
     """A connection for a worker to the driver of the study in `directory`; None when it takes nobody in."""
     try:
-        place = json.loads((directory / FILE).read_text(encoding="utf-8"))
+        place = json.loads((directory / GATE).read_text(encoding="utf-8"))
         connection = Invitation(place["address"], 0, bytes.fromhex(place["key"])).accept()
         connection.send_bytes(setup)
     except (AuthenticationError, EOFError, OSError, ValueError):  # no gate, one that is being made, or a dead one

@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from tunesmith import guard
 from tunesmith.errors import SettingError, UserFunctionError
+from tunesmith.folders import LOGS
 from tunesmith.runners import Ended, Outcome, checked, script_results
 from tunesmith.runners.slots import Slot, plan_slots
 from tunesmith.trial import CONTINUE, Assignment, Decision, Link, LiveTrial, Space, TrialState
@@ -86,7 +87,7 @@ class ScriptRunner:
         live = LiveTrial(assignment, link)
         for name, distribution in self._space.items():
             live.suggest(name, distribution)
-        run, logs = self.directory / f"run-{assignment.number}", self.directory / "logs"
+        run, logs = self.directory / f"run-{assignment.number}", self.directory / LOGS
         run.mkdir(parents=True, exist_ok=True)
         logs.mkdir(exist_ok=True)
         log = logs / f"trial-{assignment.number}.log"

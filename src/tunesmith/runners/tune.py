@@ -19,14 +19,14 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from tunesmith.dimensions import dimension
 from tunesmith.engine import draw
 from tunesmith.errors import TunesmithError, UserFunctionError
+from tunesmith.folders import BRIEFS
 from tunesmith.runners import Outcome, Task, execute
 from tunesmith.runners.pickling import loads
 from tunesmith.runners.worker import see_modules
 from tunesmith.scalars import python_scalar
 from tunesmith.trial import CONTINUE, Assignment, Decision, LiveTrial, Report, TrialState, contains, fitted
 
-BRIEFS = "tune-trials"  # a folder in the study's: what the driver tells the workers of Tune's trials, by Tune's names
-FAILURES = "failed"  # a folder in that: why trials have failed, until the driver has taken it
+FAILURES = "failed"  # a folder in that of the briefs: why trials have failed, until the driver has taken it
 POINTER = "checkpoint.json"
 _HEARD = 60.0  # seconds for the driver to take a failure
 _LEAVE = "60"  # seconds for a trial that Tune has ended to leave the process that is to run the next one
