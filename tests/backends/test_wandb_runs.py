@@ -147,14 +147,23 @@ def test_a_trial_that_goes_on_after_a_kill_of_the_driver_logs_no_step_twice(serv
     died = str(tmp_path / "died")
     script = textwrap.dedent(
         f"""
-        import os, signal, sys, transformers
+        import os, pathlib, signal, sys, time, transformers
         sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parent)]!r}
         from test_wandb_runs import go
+        from tunesmith.backends import wandb_file
+
+        def written(step):
+            study = pathlib.Path({str(tmp_path / "study")!r})
+            ids = [path.stem.removeprefix("run-") for path in study.glob("wandb/*/run-*.wandb")]
+            rows = [row for name in ids for row in wandb_file.rows(study, name) if "train/loss" in row]
+            return any(row["train/global_step"] == step for row in rows)
 
         class Dies(transformers.TrainerCallback):
             def on_log(self, args, state, control, **_):
                 if state.global_step == 7 and not os.path.exists({died!r}):
                     open({died!r}, "w").close()
+                    while not written(4):  # a little later than logged: what is not is lost, before the checkpoint for good
+                        time.sleep(0.05)
                     os.kill(os.getpid(), signal.SIGKILL)
 
         go({str(tmp_path / "study")!r}, report_to=[{report_to!r}], callbacks=[Dies()], save_strategy={saved!r})

@@ -9,14 +9,14 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tunesmith.backends import wandb_upload
+from tunesmith.backends import wandb_file, wandb_upload
 from tunesmith.trial import Report, Trial, TrialState
 
 LIVE_AFTER = 1.0  # seconds from which a run is shown while it is under way; shorter ones are sent when they end
@@ -102,27 +102,29 @@ class Uploader:
 class _Open:
     run: Any
     path: Path
-    note: Path  # what the run has, for a start after a kill: `step` and `logged`
     step: int  # of the last report that the run has
     began: float = field(default_factory=time.monotonic)
     live: bool = False
     configured: int = 0
-    logged: int = -1  # the last step that was logged
-    repeats_to: int = -1  # a step up to which an earlier attempt has logged
+    logged: dict[frozenset[str], int] = field(default_factory=dict)  # the last step of rows with these names
+    repeats_to: dict[frozenset[str], int] = field(default_factory=dict)  # what earlier attempts have logged, likewise
 
-    def has(self, step: int) -> bool:
-        """Whether the run has what is logged at a step; from now on it has."""
-        if step <= self.repeats_to:
+    def has(self, step: int, names: Iterable[str]) -> bool:
+        """Whether the run has a row of these names for a step; from now on it has."""
+        kind = frozenset(names)
+        if step <= self.repeats_to.get(kind, -1):
             return True
-        if step > self.logged:
-            self.logged = step
-            self.take_note()
+        self.logged[kind] = step
         return False
 
-    def take_note(self) -> None:
-        """Keep what the run has, written over itself, for a process may be killed; on a full disk steps may come twice."""
-        with suppress(OSError), self.note.open("r+" if self.note.exists() else "w", encoding="ascii") as file:
-            file.write(f"{self.step:>20} {self.logged:>20}\n")
+    def read(self, rows: Iterable[Mapping[str, Any]], metric: str) -> None:
+        """Take up what an earlier process has got into the run's files."""
+        for row in rows:
+            if metric in row:
+                self.step = max(self.step, row.get("trial/step", -1))
+            elif (step := row.get("trial/step", row.get("train/global_step"))) is not None:
+                self.logged[frozenset(row)] = step
+        self.repeats_to = dict(self.logged)
 
 
 class Runs:
@@ -155,7 +157,7 @@ class Runs:
         """Open the run of a trial, or go on with it."""
         number = trial.number
         if number in self._open:  # tried again, from its last checkpoint: what it logs anew is there
-            self._open[number].repeats_to = self._open[number].logged
+            self._open[number].repeats_to = dict(self._open[number].logged)
             return
         with self._survives(number):
             self._open[number] = self._begun(trial, run_id, sweep=sweep, config=config)
@@ -188,10 +190,9 @@ class Runs:
         run.define_metric("trial/step")
         run.define_metric("*", step_metric="trial/step", step_sync=True)
         run.finish = _leave_open  # the WandbCallback of a search begins with wandb.finish()
-        note = self._directory / "wandb" / f"steps-{run_id}"
-        last = -1 if trial.checkpoint_step is None else trial.checkpoint_step
-        reported, logged = _noted(note) or (last, -1)
-        mine = _Open(run, Path(run.settings.sync_file), note, reported, logged=logged, repeats_to=logged)
+        mine = _Open(run, Path(run.settings.sync_file), -1)
+        if trial.started is not None:
+            mine.read(wandb_file.rows(self._directory, run_id), self._metric)
         if self._alone:  # until the run ends
             wandb.log = partial(_log_once, mine)
         return mine
@@ -208,11 +209,14 @@ class Runs:
     def log_between(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
         """Write what the trial logs between its reports; the objectives' names are theirs."""
         mine = self._open.get(number)
-        if mine is None or mine.has(step):
+        if mine is None:
             return
-        names = {self._metric, *self._names}
+        objectives = {self._metric, *self._names}
+        row = {**{k: v for k, v in metrics.items() if k not in objectives}, "trial/step": step}
+        if mine.has(step, row):
+            return
         with self._survives(number):
-            mine.run.log({**{k: v for k, v in metrics.items() if k not in names}, "trial/step": step})
+            mine.run.log(row)
             self._show(mine)
 
     def _show(self, mine: _Open) -> None:
@@ -275,25 +279,15 @@ class Runs:
                 # the objective comes last: it is what the sweep sees, whatever metric has the same name
                 mine.run.log({**_plain(report.metrics), **self._values(report.values), **_progress(report)})
                 mine.step = report.step
-                mine.take_note()
 
     def _values(self, values: tuple[float, ...]) -> dict[str, float]:
         return {self._metric: values[0], **dict(zip(self._names[1:], values[1:], strict=True))}
 
 
-def _noted(note: Path) -> tuple[int, int] | None:
-    """The last steps that an earlier start has reported and logged in a run, None where it has not kept them."""
-    try:
-        reported, logged = note.read_text(encoding="ascii").split()
-    except (FileNotFoundError, ValueError):
-        return None
-    return int(reported), int(logged)
-
-
 def _log_once(mine: _Open, data: Mapping[str, Any], *args: Any, **settings: Any) -> None:
     """What `wandb.log` is while the trial runs, for a Trainer's own callback: a trial that goes on logs no step twice."""
     step = data.get("train/global_step")
-    if not isinstance(step, int) or not mine.has(step):
+    if not isinstance(step, int) or not mine.has(step, data):
         mine.run.log(data, *args, **settings)
 
 
