@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tunesmith.conduct import search as search
     from tunesmith.errors import TunesmithError as TunesmithError
+    from tunesmith.function_search import search as search
     from tunesmith.sampler import Sampler as Sampler
     from tunesmith.study import Study as Study
     from tunesmith.study import load_study as load_study
@@ -31,7 +31,7 @@ _HOMES = {
     "TunesmithError": "errors",
     "hyperparameter_search": "trainer_search",
     "load_study": "study",
-    "search": "conduct",
+    "search": "function_search",
     "tunable": "trainer_search",
 }
 

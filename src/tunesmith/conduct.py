@@ -1,4 +1,4 @@
-"""Search the parameters of any function, and the steps that every kind of search shares."""
+"""The steps that every kind of search shares: a plan that is checked, a study that is opened, driven and reported."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ import os
 import secrets
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import psutil
 
-from tunesmith.aliases import by_known_names
-from tunesmith.backends import Setting, backend_class, check_options, leaves_loop, preferred_runner
-from tunesmith.conditional import Conditional
-from tunesmith.constraints import Constraints, Function
+from tunesmith.backends import Setting, backend_class, check_options
 from tunesmith.errors import SettingError, StudyLockedError
 from tunesmith.folders import REPORT
 from tunesmith.function_identity import described, lasting
@@ -27,14 +23,11 @@ from tunesmith.places import Places
 from tunesmith.record_lock import driver_of
 from tunesmith.report.page import write_report
 from tunesmith.report.progress import Progress
-from tunesmith.runners import Outcome, Runner, Task
-from tunesmith.runners.ranks import Ranks
+from tunesmith.runners import Runner, Task
 from tunesmith.runners.workers import WorkersRunner
-from tunesmith.settings_text import nested
-from tunesmith.space import as_function, parse_space
 from tunesmith.storage import Storage
 from tunesmith.study import Memory, Resume, Study, open_study
-from tunesmith.trial import LiveTrial, Space
+from tunesmith.trial import Space
 
 DIRECTIONS = ("minimize", "maximize")
 _GATE_WAIT = 10.0  # seconds in which a driver that takes in others has opened its gate
@@ -249,123 +242,6 @@ def as_directions(direction: str | Sequence[str]) -> tuple[str, ...]:
     return (direction,) if isinstance(direction, str) else tuple(direction)
 
 
-@by_known_names
-def search(
-    objective: Callable[[LiveTrial], Outcome | float | Sequence[float]],
-    n_trials: int | None = 20,
-    *,
-    direction: str | Sequence[str] = "minimize",
-    space: Any = None,
-    backend: str = "tunesmith",
-    study: str | None = None,
-    directory: str | Path = "tunesmith-studies",
-    resume: Resume = "auto",
-    timeout: float | None = None,
-    max_failures: int | None = None,
-    max_retries: int = 2,
-    stop_when: Literal["converged"] | None = None,
-    seed: int | None = None,
-    enqueue: Sequence[Mapping[str, Any]] = (),
-    callbacks: Sequence[Any] = (),
-    progress: bool = True,
-    constraints: Function | None = None,
-    prune_metric: tuple[str, str] | None = None,
-    compare_at: str = "share",
-    workers: int | Literal["auto"] | None = None,
-    threads_per_trial: int | None = None,
-    gpus_per_trial: float | None = None,
-    ranks_per_trial: int | None = None,
-    trial_timeout: float | None = None,
-    runner: str | None = None,
-    resources_per_trial: Mapping[str, Any] | None = None,
-    join: bool = False,
-    storage_url: str | None = None,
-    **options: Any,
-) -> Study:
-    """Find the parameters for which `objective(trial)` is best.
-
-    The objective asks for parameters (`trial.suggest_float` ...), may `trial.report(value, step)` and stop when
-    `trial.should_prune()`, and returns one number, or one per direction. With `space` (a dict of Optuna distributions,
-    Ray Tune domains, a W&B sweep config or a SigOpt list) the parameters are in `trial.params` from the start, and in
-    `trial.config` as nested dicts; Ray Tune's may have choices among dicts with domains of their own.
-
-    `n_trials` is the total of the study over all starts; `timeout` is in seconds; `stop_when="converged"` ends the search
-    earlier, when no more is left to gain than what could be noise. `study` names the study,
-    `directory` holds it; with `resume="auto"` an unfinished study of the same objective goes on. `enqueue` are
-    parameters to try first, `callbacks` observers of the search (see docs), `options` go to the backend.
-    `constraints(metrics)` gives one number, or several, that are to be at most 0, from the metrics that a completed trial
-    reported last or returned: the best trial is among those that keep to them.
-
-    `workers` runs trials in so many processes ("auto": one per GPU, else per `threads_per_trial` cores, default 1),
-    each with `gpus_per_trial` (a share, or several); a trial that runs longer than `trial_timeout` seconds is ended
-    there. A trial with several GPUs, or with `ranks_per_trial`, runs on so many ranks: processes that each call the
-    objective with the environment that torchrun would give them. None (default): in this process, one at a time. With
-    `runner="ray"` the workers are Ray actors, each with `resources_per_trial` ({"cpu": 1, "gpu": 0.5}); None: as many as
-    the cluster holds. With `runner="slurm"` they are so many jobs of Slurm ({"cpu": 8, "gpu": 1, "timeout_min": 480}).
-    `join` lets several starts of the same script share a study: the first drives it, the others lend it their workers, and
-    return the same study. `storage_url` is where checkpoints are copied to as well, for nodes that do not share a disk.
-
-    Raises SettingError or SpaceError for bad input before any work starts, SearchFailedError when the trials fail.
-    """
-    tree = Conditional.of(space)
-    static = None if space is None or tree is not None else parse_space(space)
-    every = static if tree is None else tree.every
-    define = tree if static is None else as_function(static)
-
-    def task(trial: LiveTrial) -> Outcome | float | Sequence[float]:
-        if define is not None:
-            trial.config = nested(define(trial))
-        return objective(trial)
-
-    name = f"{getattr(objective, '__module__', '')}.{getattr(objective, '__qualname__', type(objective).__name__)}"
-    plan = Plan(
-        directions=as_directions(direction),
-        backend=backend,
-        options=options,
-        directory=Path(directory).absolute(),  # a trial may change the working directory
-        name=study,
-        resume=resume,
-        identity={"objective": name, "space": describe(static) if tree is None else tree.described()},
-        functions={"objective": objective},
-        seed=seed,
-        space=static,
-        define=tree,
-        written=None if tree is not None else space,
-        enqueue=enqueue if tree is None else [tree.point(p) for p in enqueue],
-        budget=Budget(n_trials, timeout, max_failures, max_retries, stop_when),
-        callbacks=[*([] if constraints is None else [Constraints(constraints)]), *callbacks],
-        progress=progress,
-        prune_metric=prune_metric,
-        compare_at=compare_at,
-        join=join,
-        storage_url=storage_url,
-    )
-    if enqueue and every is not None:
-        _check_enqueued(plan.enqueue, every)
-    ranks = Ranks.here()
-    if ranks is not None:
-        check_launched(
-            ranks.group.size,
-            workers=workers,
-            threads_per_trial=threads_per_trial,
-            gpus_per_trial=gpus_per_trial,
-            ranks_per_trial=ranks_per_trial,
-            runner=runner,
-        )
-        if leaves_loop(backend, options):
-            raise SettingError(
-                "Ray Tune starts its own workers, got a script under torchrun; start it without torchrun"
-            )
-        return ranks.run(task, lambda place: conduct(plan, place), trial_timeout=trial_timeout)
-    where = runner or preferred_runner(backend)
-    places = Places(
-        workers, threads_per_trial, gpus_per_trial, trial_timeout, where, resources_per_trial, ranks_per_trial
-    )
-    if leaves_loop(backend, options):
-        return conduct(plan, tune_place(plan, places, task, space=every))
-    return conduct(plan, places.make(task))
-
-
 def check_launched(ranks: int, **given: Any) -> None:
     """Raise SettingError for settings of workers in a script that torchrun has started."""
     for name, value in given.items():
@@ -421,14 +297,3 @@ def _check_left(plan: Plan, places: Places) -> None:
 def describe(space: Space | None) -> dict[str, str] | None:
     """The space as text by name: what makes two spaces the same."""
     return None if space is None else {name: str(d) for name, d in sorted(space.items())}
-
-
-def _check_enqueued(enqueue: Sequence[Mapping[str, Any]], space: Space) -> None:
-    for params in enqueue:
-        unknown = sorted(set(params) - set(space))
-        if unknown:
-            warnings.warn(
-                f"enqueued parameters must be in the space, got {', '.join(unknown)}; known: {', '.join(sorted(space))}",
-                UserWarning,
-                stacklevel=4,
-            )

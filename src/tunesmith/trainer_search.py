@@ -97,7 +97,7 @@ def hyperparameter_search(
     trainer: transformers.Trainer,
     hp_space: Any = None,
     compute_objective: Callable[[dict[str, float]], Any] | None = None,
-    n_trials: int = 20,
+    n_trials: int | None = 20,
     direction: str | Sequence[str] = "minimize",
     backend: str | HPSearchBackend | None = None,
     hp_name: Callable[[Any], str] | None = None,
@@ -137,7 +137,7 @@ def hyperparameter_search(
             distributions, Ray Tune), a W&B sweep config or a SigOpt list. Default: as in transformers.
         compute_objective: metrics -> one number, or one per direction. Default: the metric named by
             `metric_for_best_model` where that is set, else as in transformers.
-        n_trials: the total number of trials of the study, over all starts.
+        n_trials: the total number of trials of the study, over all starts. None: until `timeout`.
         direction: "minimize", "maximize", or one per objective.
         backend: "tunesmith" (default) or another known one.
         hp_name: names a run in the loggers; directories are `run-<number>`.
@@ -145,12 +145,13 @@ def hyperparameter_search(
         directory: where it lies, default `args.output_dir`.
         resume: "auto" continues an unfinished study of the same space, directions and arguments; True also a finished
             one; False starts afresh, beside it.
-        timeout: seconds, after which the running trial is paused at its next step.
+        timeout: seconds of this start, after which the running trials are paused at their next step.
         keep_checkpoints: None leaves what the save settings leave; "best" or a number bounds the whole search.
-        max_failures: failed trials that end the search.
+        max_failures: failed trials that end the search; None: half of n_trials, at least 3, or the first 3 where they fail
+            in the same way.
         max_retries: of a trial whose process was lost.
         stop_when: "converged" ends the search when no more is left to gain than what could be noise.
-        seed: of the suggestions.
+        seed: of the suggestions, kept with the study; None: a random one.
         enqueue: parameters to try first.
         callbacks: observers of the search.
         strict: a hyperparameter that nothing reads is an error, not a warning.
@@ -160,16 +161,17 @@ def hyperparameter_search(
         prune_metric: (name, direction) for pruning with several objectives.
         compare_at: pruners compare trials at equal "share" of training, "step", "epoch" or "examples".
         workers: run trials in so many processes; "auto": one per GPU, else per `threads_per_trial` cores. None: in
-            this process, one at a time.
+            this process, one at a time; with `runner="ray"` as many as the cluster holds.
         threads_per_trial: CPU threads of each worker, default 1.
         gpus_per_trial: a share of a GPU for each worker, or 0; default: one, shared evenly when workers are more. Several:
             a trial runs on as many ranks, a GPU each, as under torchrun.
         ranks_per_trial: the ranks of each trial; with gpus_per_trial=0, or without GPUs, they train on the CPU.
-        storage_url: where checkpoints are copied to as well, such as "s3://bucket/search"; see the guide.
-        join: several starts of the same script share the study: the first drives it, the others lend it their workers.
         trial_timeout: seconds after which a trial of a worker, or on several ranks, is ended as failed.
         runner: "ray" runs the workers as Ray actors, "slurm" as Slurm jobs, each with `resources_per_trial`.
         resources_per_trial: such as {"cpu": 1, "gpu": 0.5}; for Slurm also {"timeout_min": 240, "slurm_partition": "gpu"}.
+        join: several starts of the same script share the study: the first drives it, the others lend it their workers, and
+            return the same result.
+        storage_url: where checkpoints are copied to as well, such as "s3://bucket/search", for nodes that share no disk.
         options: for the backend, for Optuna: sampler, pruner, storage, study_name, load_if_exists; n_jobs is workers.
             gc_after_trial changes nothing, for memory is always freed, nor does catch (a warning says so): every
             failure is recorded and the search goes on, see max_failures.
@@ -177,8 +179,10 @@ def hyperparameter_search(
     Returns: transformers' BestRun (a list of them, the Pareto set, with several directions); `run_summary` is the
     study, where Ray Tune drove the search Tune's own analysis, with `.study` beside it. Afterwards `trainer.model` is the best trial's model.
 
-    Raises SettingError, SpaceError or UnknownBackendError (ValueErrors) for bad input before any training,
-    SearchFailedError when the trials fail, UserFunctionError for a bug in hp_space or compute_objective.
+    Raises SettingError, SpaceError, UnknownBackendError or StudyChangedError (ValueErrors) for bad input and
+    MissingDependencyError for a package that is not installed, before any training; StudyLockedError while another
+    process drives the study, SearchFailedError when the trials fail, UserFunctionError for a bug in hp_space,
+    compute_objective or constraints.
     """
     name = backend.value if isinstance(backend, HPSearchBackend) else (backend or "tunesmith")
     alone = trainer.args.world_size == 1
