@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import qmc
 
 from tunesmith.engine import gp, warp
 from tunesmith.engine.encoding import Array, Cube, Dimension, Index, Rng
+from tunesmith.engine.sobol import sobol
 
 FEWEST = 6  # trials below which every interval would span nearly everything
 _MODEL_ON = 200
@@ -52,7 +52,7 @@ def importances(
         keep = np.sort(rng.choice(len(y), _MODEL_ON, replace=False))
         rows, y = [rows[i] for i in keep], y[keep]
     points, target = cube.encode(rows), warp.half_rank(y)
-    uniform = qmc.Sobol(2 * len(cube), scramble=True, rng=rng).random(_POINTS)
+    uniform = sobol(_POINTS, 2 * len(cube), rng)
     first, second = cube.from_uniform(uniform[:, : len(cube)]), cube.from_uniform(uniform[:, len(cube) :])
     at = np.vstack([first, second, *(np.where(cube.group == k, second, first) for k in range(len(cube)))])
     thetas = hyperparameters(points, target, cube.group, count=_FUNCTIONS, rng=rng, priors=SIGNAL_OR_NOISE)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtr
 
 from tunesmith.engine.encoding import Array, Cube, Dimension, Index
 from tunesmith.engine.gp import Prior, fit
@@ -89,7 +89,7 @@ class _Forecast:
 
     def below(self, value: float) -> float:
         """The chance that it ends below `value`."""
-        return float(student.cdf((value - self.mean) / self.deviation, self.freedom))
+        return float(stdtr(self.freedom, (value - self.mean) / self.deviation))
 
 
 def _by_process(points: Array, levels: Array, target: Array, group: Index) -> _Forecast:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import qmc
 
 from tunesmith.engine import pareto, warp
 from tunesmith.engine.acquire import UNDER_WAY, Taken, maximise
@@ -16,6 +15,7 @@ from tunesmith.engine.encoding import Array, Cube, Dimension, Mask, Rng
 from tunesmith.engine.ensemble import Ensemble, ensemble
 from tunesmith.engine.feasible import Limits, limits
 from tunesmith.engine.gp import mixture
+from tunesmith.engine.sobol import sobol
 from tunesmith.engine.why import account
 
 START = 4  # trials begun before the first model is asked, the middle and Sobol points
@@ -163,16 +163,16 @@ def draw(dimension: Dimension, *, seed: int, number: int, name: str) -> Any:
 
 
 def _start(cube: Cube, avoid: Taken, fixed: Mapping[str, Any], bounds: Limits, *, seed: int, number: int) -> Array:
-    """The middle of the space, then scrambled Sobol points (Owen 1998) by trial number; the first that is new.
+    """The middle of the space, then scrambled Sobol points by trial number; the first that is new.
 
     People choose ranges around what they expect to be good: on the benchmark's problems the middle alone is worth
     several trials, and the model knows from it which ends of the ranges are too far out. Where trials have failed, the
     first point is taken whose chance to succeed is no less than most others'.
     """
     middle = np.full((1, len(cube)), 0.5)
-    sobol = qmc.Sobol(len(cube), scramble=True, seed=np.random.default_rng([seed]))
+    start = sobol(_STARTS, len(cube), np.random.default_rng([seed]))[number % _STARTS]
     spare = np.random.default_rng([seed, number]).random((64, len(cube)))
-    tries = np.vstack([middle, sobol.random(_STARTS)[number % _STARTS][None], spare])
+    tries = np.vstack([middle, start, spare])
     points = avoid.fresh(cube.hold(cube.from_uniform(tries), fixed))
     chances = bounds.log_chance(points)
     return np.asarray(points[int(np.argmax(chances >= np.median(chances)))])

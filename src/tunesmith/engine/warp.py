@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 from scipy.special import ndtri
-from scipy.stats import rankdata
 
 from tunesmith.engine.encoding import Array
 
@@ -34,9 +33,15 @@ def half_rank(y: Array) -> Array:
     median = float(np.median(y))
     good = y <= median
     deviation = math.sqrt(float(np.mean((y[good] - median) ** 2)))
-    scores = ndtri((rankdata(y) - 0.5) / len(y))
+    scores = ndtri((_ranks(y) - 0.5) / len(y))
     unit = math.sqrt(float(np.mean(scores[good] ** 2))) or 1.0
     return standard(np.where(good, y, median + (deviation or 1e-9) * scores / unit))
+
+
+def _ranks(y: Array) -> Array:
+    """The ranks from 1, of equal values their mean."""
+    _, which, counts = np.unique(y, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[which])
 
 
 def half_rank_spread(y: Array, spread: Array) -> Array:
