@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import select
 import socket
 import stat
 import tempfile
@@ -15,10 +16,11 @@ from pathlib import Path
 import pytest
 
 from tunesmith.folders import GATE
-from tunesmith.runners import reception
+from tunesmith.runners import joining, reception
 from tunesmith.runners.joining import Gate, knock
+from tunesmith.runners.reception import Invitation
 from tunesmith.runners.workers import WorkersRunner
-from tunesmith.testing.runners import Driver, next_ended, square
+from tunesmith.testing.runners import LIMIT, Driver, next_ended, square
 from tunesmith.trial import Assignment
 
 
@@ -74,6 +76,17 @@ def test_who_says_nothing_keeps_nobody_waiting_at_the_gate(gate, tmp_path, monke
         silent.connect(address)
         with knock(tmp_path, b"friend"):
             assert gate.arrived()[1] == b"friend"
+
+
+def test_who_comes_in_and_says_no_more_keeps_nobody_waiting_and_is_sent_away(gate, tmp_path, monkeypatch):
+    monkeypatch.setattr(joining, "_SETUP_LIMIT", 1.0)
+    way = json.loads((tmp_path / GATE).read_text())
+    with Invitation(way["address"], 0, bytes.fromhex(way["key"])).accept() as suspended:
+        with knock(tmp_path, b"friend"):
+            assert select.select([gate], [], [], LIMIT)[0]
+            assert gate.arrived()[1] == b"friend"
+        with pytest.raises(EOFError):
+            suspended.recv_bytes()
 
 
 def test_nobody_is_there_when_a_killed_driver_has_left_its_file(tmp_path):

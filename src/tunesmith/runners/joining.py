@@ -19,6 +19,8 @@ from tunesmith.errors import SettingError, TunesmithError
 from tunesmith.folders import GATE
 from tunesmith.runners.reception import Invitation, Reception
 
+_SETUP_LIMIT = 10.0  # seconds for a newcomer to say what its worker is to load
+
 
 class Gate:
     """The driver's end; readable, for `select` and `wait`, when a worker has come in."""
@@ -58,8 +60,13 @@ class Gate:
     def _let_in(self, _worker: int, connection: Connection) -> None:
         """Called in the reception's thread."""
         with suppress(EOFError, OSError):  # it is gone again
-            self._arrived.put((connection, connection.recv_bytes()))
-            self._bell.send(b"1")
+            if connection.poll(
+                _SETUP_LIMIT
+            ):  # or one that is suspended would keep out all others, and this driver from its end
+                self._arrived.put((connection, connection.recv_bytes()))
+                self._bell.send(b"1")
+                return
+        connection.close()
 
 
 def knock(directory: Path, setup: bytes) -> Connection | None:
