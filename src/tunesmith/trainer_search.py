@@ -37,7 +37,7 @@ from tunesmith.trainer import TrainerTask
 from tunesmith.trial import Trial, contains, signs
 
 Bests: TypeAlias = "BestRun | list[BestRun]"
-_PRELOAD = ("torch", "transformers", "tunesmith.trainer")  # the fork server loads them once for all workers
+_PRELOAD = ("torch", "transformers", "tunesmith.trainer_search")  # the fork server loads them once for all workers
 
 
 class _Searching:

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import closing
@@ -241,6 +242,30 @@ def test_nothing_outlives_a_driver_that_is_killed(tmp_path, task, number):
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_to_all_processes_of_a_job_does_not_end_workers_that_are_being_started(
+    runner_of, tmp_path, monkeypatch, number
+):
+    begun, goes_on = tmp_path / "begun", tmp_path / "goes-on"
+    (tmp_path / "slow_to_load.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\n"
+        f"while not pathlib.Path({str(goes_on)!r}).exists():\n    time.sleep(0.01)\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    before = psutil.Process().children()
+    runner = runner_of(square, preload=["slow_to_load"])
+    (server,) = set(psutil.Process().children()) - set(before)
+    runner.start(Assignment(0), Driver(value=0.5))
+    until = time.monotonic() + LIMIT
+    while not begun.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    server.send_signal(number)
+    goes_on.touch()
+    (ended,) = next_ended(runner)
+    assert ended.outcome.values == (0.25,)
+
+
 # -- what a worker gets ----------------------------------------------------------------------------------------------
 
 SCRIPT = """
@@ -287,12 +312,19 @@ def test_functions_and_classes_of_main_work_and_main_runs_once(tmp_path, kind):
     assert done.stdout.splitlines() == ["imported", "(1.5,)"]
 
 
-def test_what_cannot_be_pickled_is_named_before_any_process_starts():
+def test_what_cannot_be_pickled_is_named_and_no_process_is_left():
     before = psutil.Process().children()
     task = partial(square, callbacks=[None, threading.Lock()])
     with pytest.raises(SettingError, match=re.escape("callbacks[1] (_thread.lock)")):
         WorkersRunner(task, workers=1)
     assert psutil.Process().children() == before
+
+
+def test_a_task_that_cannot_be_pickled_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(SettingError, match="must be picklable"):
+        WorkersRunner(threading.Lock(), workers=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_worker_serves_many_trials(runner_of):

@@ -96,6 +96,7 @@ class ForkServer:
     def close(self) -> None:
         """End the server and all workers, and wait for it."""
         self.signal(-1, signal.SIGKILL)
+        self._process.send_signal(signal.SIGHUP)  # while it loads its modules it hears nothing else
         self._control.close()
         try:
             self._process.wait(5)
@@ -108,17 +109,18 @@ def main() -> None:
     """Serve until the driver is gone."""
     control = socket.socket(fileno=int(sys.argv[1]))
     driver = os.getppid()
+    for name in ("SIGCHLD", *_SIGNALS):
+        signal.signal(getattr(signal, name), _ignored)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # until it can hear the driver, this ends it
     gc.disable()  # modules load little garbage, and looking for it takes an eighth of the time
     for module in json.loads(sys.argv[2]):
         _preload(module)
-    gc.collect()
     gc.freeze()  # what all workers share is not for their collectors to look through
     gc.enable()
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_read, False)
     os.set_blocking(wake_write, False)
-    for name in ("SIGCHLD", *_SIGNALS):
-        signal.signal(getattr(signal, name), _ignored)
+    signal.signal(signal.SIGHUP, _ignored)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     workers: dict[int, int] = {}  # pid -> worker
     try:

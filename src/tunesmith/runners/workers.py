@@ -73,21 +73,25 @@ class WorkersRunner:
             gpus_per_trial=gpus_per_trial,
             ranks_per_trial=ranks_per_trial,
         )
-        pickled = dumps_task(task, bare=bare)
         self.slots = len(slots)
         self.ranks = ranks_per_trial
         self._timeout = trial_timeout
         self._preload = preload
         self._directory = Path(tempfile.mkdtemp(prefix="tunesmith-"))
         self._task = self._directory / "task.pickle"
-        self._task.write_bytes(pickled)
         self._ids = itertools.count(1)
         self._ended: deque[Ended] = deque()
         self._gate: Gate | None = None
         self._closed = False
         self._slots = slots
+        self._workers: list[_Worker] = []
         self._server = self._start_server()
-        self._workers = [self._start_worker(slot) for slot in slots]
+        try:
+            self._task.write_bytes(dumps_task(task, bare=bare))  # while the server loads its modules
+            self._workers += [self._start_worker(slot) for slot in slots]
+        except BaseException:
+            self.close()
+            raise
 
     # -- workers of other processes ------------------------------------------------------------------------------
 
