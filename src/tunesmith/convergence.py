@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from tunesmith.dimensions import dimensions
 from tunesmith.engine.converged import remaining
-from tunesmith.trial import Trial, TrialState, signs
+from tunesmith.trial import Trial
+from tunesmith.trust import judged
 
 
 def convergence(trials: Sequence[Trial], directions: Sequence[str], *, seed: int) -> str | None:
@@ -14,13 +15,11 @@ def convergence(trials: Sequence[Trial], directions: Sequence[str], *, seed: int
 
     For one objective, and judged from the completed trials that keep their constraints, whichever backend proposed them.
     """
-    done = [t for t in trials if t.state is TrialState.COMPLETE and t.value is not None and t.params and t.feasible]
+    done = judged(trials, directions)
     if not done:
         return None
-    space = {name: d for t in done for name, d in t.distributions.items()}
-    sign = signs(directions)[0]
-    losses = [sign * (t.value or 0.0) for t in done]
-    left = remaining(dimensions(space), [t.params for t in done], losses, seed=seed)
+    space = {name: d for t, _ in done for name, d in t.distributions.items()}
+    left = remaining(dimensions(space), [t.params for t, _ in done], [loss for _, loss in done], seed=seed)
     if left is None or not left.converged:
         return None
     return (

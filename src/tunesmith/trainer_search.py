@@ -154,7 +154,7 @@ def hyperparameter_search(
         seed: of the suggestions, kept with the study; None: a random one.
         enqueue: parameters to try first.
         callbacks: observers of the search.
-        strict: a hyperparameter that nothing reads is an error, not a warning.
+        strict: a hyperparameter that nothing reads, or that has no effect, is an error, not a warning.
         progress: show the search.
         constraints: metrics -> one number, or several, that are to be at most 0: the best trial is among those that keep
             to them.

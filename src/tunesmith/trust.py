@@ -56,24 +56,33 @@ def _percent(chance: float) -> str:
     return "less than 1 %" if chance < 0.005 else f"{100 * chance:.0f} %"  # noqa: PLR2004
 
 
+def judged(trials: Sequence[Trial], directions: Sequence[str]) -> list[tuple[Trial, float]]:
+    """The trials that one objective is judged from, completed within their constraints, each with its loss."""
+    sign = signs(directions)[0]
+    return [
+        (t, sign * t.value)
+        for t in trials
+        if t.state is TrialState.COMPLETE and t.params and t.feasible and t.value is not None and math.isfinite(t.value)
+    ]
+
+
 def trust(trials: Sequence[Trial], directions: Sequence[str], *, seed: int) -> Trust | None:
     """Judge the best trial; None with several objectives, and while too few trials have completed."""
     if len(directions) != 1:
         return None
-    done = [t for t in trials if t.state is TrialState.COMPLETE and t.value is not None and t.params and t.feasible]
-    done = [t for t in done if t.value is not None and math.isfinite(t.value)]
-    space = {n: d for t in done for n, d in t.distributions.items() if n not in _SEEDS}
+    done = judged(trials, directions)
+    space = {n: d for t, _ in done for n, d in t.distributions.items() if n not in _SEEDS}
     if not space:
         return None
     try:
         known = dimensions(space)
     except SpaceError:  # a distribution that the engine does not model
         return None
-    sign = signs(directions)[0]
-    found = verdict(known, [t.params for t in done], [sign * (t.value or 0.0) for t in done], seed=seed)
+    found = verdict(known, [t.params for t, _ in done], [loss for _, loss in done], seed=seed)
     if found is None:
         return None
-    best = min(done, key=lambda t: (sign * (t.value or 0.0), t.number))
+    best = min(done, key=lambda one: (one[1], one[0].number))[0]
+    sign = signs(directions)[0]
     again, low, high = (sign * v for v in found.again)
-    rivals = tuple((done[k].number, chance) for k, chance in found.rivals[:_FEW])
+    rivals = tuple((done[k][0].number, chance) for k, chance in found.rivals[:_FEW])
     return Trust(best.number, found.chance, rivals, found.noise, found.repeats, again, min(low, high), max(low, high))
