@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import sqlite3
 import threading
 import time
@@ -18,41 +17,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.distributions import BaseDistribution
 
 from tunesmith.errors import RecordReadOnlyError, SettingError
 from tunesmith.masking import masked
-from tunesmith.record_file import FILE, checksum, connect, damaged, distribution, dump, make, plain, text, translated
-from tunesmith.record_lock import LOCK, driving
-from tunesmith.trial import Report, Trial, TrialState, as_tuple
-
-__all__ = ["FILE", "LOCK", "Record", "StudyInfo"]
-
-_TRIAL = (
-    "state",
-    "params",
-    "distributions",
-    "offered",
-    "value",
-    "attempt",
-    "checkpoint",
-    "checkpoint_step",
-    "reason",
-    "detail",
-    "metrics",
-    "attrs",
-    "why",
-    "started",
-    "ended",
+from tunesmith.record_file import FILE, checksum, connect, damaged, dump, make, plain, text, translated
+from tunesmith.record_lock import driving
+from tunesmith.record_rows import (
+    ADD_REPORT,
+    ADD_TRIAL,
+    READ_REPORTS,
+    READ_TRIALS,
+    WRITE_TRIAL,
+    as_stored,
+    params_of,
+    report_row,
+    trial_of,
+    trial_row,
 )
-_REPORT = ("step", "value", "metrics", "epoch", "examples", "share", "time")
-_READ_TRIALS = f"SELECT number, {', '.join(_TRIAL)}, checksum, change FROM trial WHERE change > ? ORDER BY number"  # noqa: S608  constants
-_READ_REPORTS = f"SELECT {', '.join(_REPORT)}, checksum FROM report WHERE number = ? ORDER BY step"  # noqa: S608  constants
-_WRITE_TRIAL = f"UPDATE trial SET {', '.join(f'{c} = ?' for c in _TRIAL)}, checksum = ?, change = ? WHERE number = ?"  # noqa: S608  constants
-_ADD_TRIAL = f"INSERT INTO trial ({', '.join(_TRIAL)}, checksum, change, number) VALUES ({', '.join('?' * 18)})"  # noqa: S608  constants
+from tunesmith.trial import Report, Trial, TrialState
+
+__all__ = ["FILE", "Record", "StudyInfo"]
+
 _STRAY = "SELECT EXISTS (SELECT 1 FROM report WHERE number < 0 OR number >= ?) OR (SELECT COUNT(*) FROM trial) <> ?"
-_ADD_REPORT = "INSERT OR REPLACE INTO report VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_DECODE = json.JSONDecoder().raw_decode
 _T = TypeVar("_T")
 
 
@@ -196,7 +183,7 @@ class Record:
 
     def add_params(self, number: int, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> None:
         """Store parameters that a running trial was given."""
-        values = _params(dump(dict(params)))
+        values = params_of(dump(dict(params)))
         self._change(
             number,
             lambda trial: replace(
@@ -207,15 +194,12 @@ class Record:
 
     def add_report(self, number: int, report: Report) -> None:
         """Store a report; a second one of the same step takes the first one's place."""
-        report = _stored(report)
-        row = (
-            report.step, dump(report.values), dump(report.metrics), report.epoch, report.examples, report.share,
-            report.time,
-        )  # fmt: skip
+        report = as_stored(report)
+        row = report_row(report)
         with self._lock:
             with self._transaction():
                 trial = self._known(number, TrialState.RUNNING)
-                self._db.execute(_ADD_REPORT, (number, *row, checksum((number, *row))))
+                self._db.execute(ADD_REPORT, (number, *row, checksum((number, *row))))
                 self._db.execute("UPDATE trial SET change = ? WHERE number = ?", (self._seen_change + 1, number))
             if trial.reports and trial.reports[-1].step >= report.step:
                 kept = {r.step: r for r in trial.reports} | {report.step: report}
@@ -325,13 +309,13 @@ class Record:
     def _refresh(self) -> None:
         seen = self._seen_change
         self.info = self._read_info()
-        for row in self._db.execute(_READ_TRIALS, (seen,)).fetchall():
-            reports = self._db.execute(_READ_REPORTS, (row[0],)).fetchall()
+        for row in self._db.execute(READ_TRIALS, (seen,)).fetchall():
+            reports = self._db.execute(READ_REPORTS, (row[0],)).fetchall()
             if checksum(row[:-2]) != row[-2] or any(checksum((row[0], *r[:-1])) != r[-1] for r in reports):
                 raise damaged(self.path, f"trial {row[0]}")
             if row[0] > len(self._trials):
                 raise damaged(self.path, f"trial {len(self._trials)}")
-            self._put(_trial(row, reports))
+            self._put(trial_of(row, reports))
             seen = max(seen, row[-1])
         if self._seen_change == 0 and self._db.execute(_STRAY, (len(self._trials),) * 2).fetchone()[0]:
             raise damaged(self.path, "a trial's or report's number")
@@ -371,7 +355,7 @@ class Record:
                 trial = Trial(
                     len(self._trials), state, {}, {}, given, attrs=noted, why=account, started=started
                 )  # fmt: skip
-                self._write(_ADD_TRIAL, trial)
+                self._write(ADD_TRIAL, trial)
             return self._remember(trial, self._seen_change + 1)
 
     def _change(self, number: int, change: Callable[[Trial], Trial], *states: TrialState) -> Trial:
@@ -379,27 +363,11 @@ class Record:
         with self._lock:
             with self._transaction():
                 trial = change(self._known(number, *states))
-                self._write(_WRITE_TRIAL, trial)
+                self._write(WRITE_TRIAL, trial)
             return self._remember(trial, self._seen_change + 1)
 
     def _write(self, statement: str, trial: Trial) -> None:
-        columns = (
-            trial.state.value,
-            dump(dict(trial.params)),
-            dump({n: distribution_to_json(d) for n, d in trial.distributions.items()}),
-            dump(dict(trial.offered)),
-            None if trial.values is None else dump(trial.values),
-            trial.attempt,
-            trial.checkpoint,
-            trial.checkpoint_step,
-            trial.reason,
-            trial.detail,
-            dump(dict(trial.metrics)),
-            dump(dict(trial.attrs)),
-            dump(dict(trial.why)),
-            trial.started,
-            trial.ended,
-        )
+        columns = trial_row(trial)
         entry = checksum((trial.number, *columns))
         self._db.execute(statement, (*columns, entry, self._seen_change + 1, trial.number))
 
@@ -441,51 +409,3 @@ class Record:
 
 def _with_failure(trial: Trial, reason: str | None) -> dict[str, Any]:
     return {**trial.attrs, "failures": [*trial.attrs.get("failures", ()), reason]}
-
-
-def _stored(report: Report) -> Report:
-    """The report as it will be read back: plain numbers; SQLite makes NULL of NaN and 0 of -0 in its own columns."""
-
-    def number(value: float | None) -> float | None:
-        return None if value is None or math.isnan(value) else float(value) + 0.0
-
-    return Report(
-        int(report.step),
-        tuple(map(float, report.values)),
-        plain(dict(report.metrics)),
-        number(report.epoch),
-        None if report.examples is None else int(report.examples),
-        number(report.share),
-        float(report.time) + 0.0,
-    )
-
-
-def _load(encoded: str) -> Any:
-    """What `dump` wrote: json.loads without its look for white space, since a large study holds many small values."""
-    return {} if encoded == "{}" else _DECODE(encoded)[0]
-
-
-def _trial(row: Sequence[Any], reports: Sequence[Sequence[Any]]) -> Trial:
-    return Trial(
-        number=row[0],
-        state=TrialState(row[1]),
-        params=_params(row[2]),
-        distributions={n: distribution(d) for n, d in _load(row[3]).items()},
-        offered=_load(row[4]),
-        reports=tuple(Report(r[0], tuple(_load(r[1])), _load(r[2]), r[3], r[4], r[5], r[6]) for r in reports),
-        values=None if row[5] is None else tuple(_load(row[5])),
-        attempt=row[6],
-        checkpoint=row[7],
-        checkpoint_step=row[8],
-        reason=row[9],
-        detail=row[10],
-        metrics=_load(row[11]),
-        attrs=_load(row[12]),
-        why=_load(row[13]),
-        started=row[14],
-        ended=row[15],
-    )
-
-
-def _params(encoded: str) -> dict[str, Any]:
-    return {name: as_tuple(value) for name, value in _load(encoded).items()}

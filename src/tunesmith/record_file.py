@@ -11,11 +11,8 @@ import time
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
-
-from optuna.distributions import BaseDistribution, json_to_distribution
 
 from tunesmith.errors import (
     RecordCorruptError,
@@ -27,7 +24,6 @@ from tunesmith.errors import (
 )
 from tunesmith.masking import mask
 from tunesmith.scalars import python_scalar
-from tunesmith.trial import with_tuples
 
 FILE = "study.sqlite"
 VERSION = 1
@@ -278,12 +274,6 @@ def text(value: str | None) -> str | None:
 def checksum(columns: Sequence[Any]) -> int:
     """Of a row as SQLite gives it back."""
     return zlib.crc32(repr(tuple(columns)).encode("utf-8"))
-
-
-@lru_cache(maxsize=4096)
-def distribution(encoded: str) -> BaseDistribution:
-    """What `distribution_to_json` wrote; of choices that are sequences JSON has made lists."""
-    return with_tuples(json_to_distribution(encoded))
 
 
 def _plain(value: Any) -> Any:
