@@ -6,8 +6,6 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from tunesmith.folders import step_of
 from tunesmith.hp_space import SpaceFunction, note_given, replay
 from tunesmith.kept import Kept, Weights
 from tunesmith.objective import Objective
+from tunesmith.prepared_data import prepare_once
 from tunesmith.recipe import Recipe, release
 from tunesmith.refusal import refuse_use
 from tunesmith.runners import Outcome, checked, disk_full
@@ -70,7 +69,6 @@ class TrainerTask:
         self._trial_class = _in_trial(self.user_class, self)
         self._live: LiveTrial | None = None
         self._made: tuple[Any, Any] | None = None
-        self._datasets: dict[tuple[Any, ...], tuple[Any, Any, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """What makes the task elsewhere, by the names that users know."""
@@ -282,33 +280,6 @@ class TrainerTask:
             _set_rng_state(rng)
         return model
 
-    def prepared(
-        self, dataset: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], prepare: Callable[..., Any]
-    ) -> Any:
-        """TRL's prepared dataset: tokenized once, and again only for a trial whose settings of TRL's own differ."""
-        if not hasattr(dataset, "__len__"):  # a stream
-            return prepare(dataset, *args, **kwargs)
-        which = (id(dataset), *[a for a in (*args, *kwargs.values()) if isinstance(a, str)])
-        key = [_preparing(a) for a in (*args, *kwargs.values())]
-        known = self._datasets.get(which)
-        if known is None or known[0] != key:
-            # what is known by its id must stay alive
-            self._datasets[which] = known = (key, prepare(dataset, *args, **kwargs), (dataset, args, kwargs))
-        return known[1]
-
-
-# whose preparation is a function of its arguments
-_PREPARING = {"trl.trainer.sft_trainer", "trl.trainer.dpo_trainer", "trl.trainer.reward_trainer"}
-
-
-def _preparing(argument: Any) -> Any:
-    """What of an argument can change how TRL prepares a dataset: no number but a whole one, of transformers the seed."""
-    if isinstance(argument, transformers.TrainingArguments):
-        names = {f.name for f in fields(argument)} - {f.name for f in fields(transformers.TrainingArguments)}
-        names |= {"seed"} if getattr(argument, "shuffle_dataset", False) else set()
-        return {n: repr(v) for n, v in vars(argument).items() if n in names and not isinstance(v, float)}
-    return argument if isinstance(argument, bool | int | str | None) else id(argument)
-
 
 def _close_wandb(trainer: transformers.Trainer) -> None:
     """End the trial's run of W&B, which transformers leaves open until the next one begins."""
@@ -393,21 +364,10 @@ def _in_trial(cls: type, task: TrainerTask) -> type:
             task.live.save_checkpoint(str(task.live.directory / f"checkpoint-{step}"), step)
             _remove_old_checkpoints(self, str(task.live.directory))
 
-    _prepare_once(InTrial, task)
+    prepare_once(InTrial)
     kind: Any = InTrial
     kind.__name__, kind.__qualname__, kind.__module__ = cls.__name__, cls.__qualname__, cls.__module__
     return InTrial
-
-
-def _prepare_once(kind: Any, task: TrainerTask) -> None:
-    """Let a Trainer of TRL's prepare a dataset once for all trials whose settings of its own are the same."""
-    original = getattr(kind, "_prepare_dataset", None)
-    if original is not None and original.__module__ in _PREPARING:
-
-        def prepare(trainer: Any, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-            return task.prepared(dataset, args, kwargs, partial(original, trainer))
-
-        kind._prepare_dataset = prepare  # noqa: SLF001
 
 
 def _save_at_evaluations(args: Any) -> None:
