@@ -23,8 +23,8 @@ from optuna.trial import TrialState as OptunaState
 from optuna.trial import create_trial
 
 import tunesmith
+from tunesmith.opening import open_study
 from tunesmith.record import Record
-from tunesmith.study import open_study
 from tunesmith.trial import Report, TrialState
 
 SPACE = {name: FloatDistribution(0.0, 1.0) for name in "abcd"}

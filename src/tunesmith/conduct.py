@@ -19,6 +19,7 @@ from tunesmith.errors import SettingError, StudyLockedError
 from tunesmith.folders import REPORT
 from tunesmith.function_identity import described, lasting
 from tunesmith.loop import Budget, Loop
+from tunesmith.opening import Resume, open_study
 from tunesmith.places import Places
 from tunesmith.record_lock import driver_of
 from tunesmith.report.page import write_report
@@ -26,7 +27,7 @@ from tunesmith.report.progress import Progress
 from tunesmith.runners import Runner, Task
 from tunesmith.runners.workers import WorkersRunner
 from tunesmith.storage import Storage
-from tunesmith.study import Memory, Resume, Study, open_study
+from tunesmith.study import Memory, Study
 from tunesmith.trial import Space
 
 DIRECTIONS = ("minimize", "maximize")

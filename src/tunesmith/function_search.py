@@ -14,12 +14,13 @@ from tunesmith.conduct import Plan, as_directions, check_launched, conduct, desc
 from tunesmith.constraints import Constraints, Function
 from tunesmith.errors import SettingError
 from tunesmith.loop import Budget
+from tunesmith.opening import Resume
 from tunesmith.places import Places
 from tunesmith.runners import Outcome
 from tunesmith.runners.ranks import Ranks
 from tunesmith.settings_text import nested
 from tunesmith.space import as_function, parse_space
-from tunesmith.study import Resume, Study
+from tunesmith.study import Study
 from tunesmith.trial import LiveTrial, Space
 
 

@@ -27,12 +27,13 @@ from tunesmith.hp_space import Probe, as_space_function, default_space
 from tunesmith.kept import Kept, KeptInFiles, KeptInMemory, Weights
 from tunesmith.loop import Budget
 from tunesmith.objective import Objective, SumWatch
+from tunesmith.opening import Resume
 from tunesmith.places import Places
 from tunesmith.recipe import Recording, old_objects_aside
 from tunesmith.runners import Runner
 from tunesmith.runners.ranks import Ranks
 from tunesmith.runners.slots import visible_gpus
-from tunesmith.study import Resume, Study
+from tunesmith.study import Study
 from tunesmith.trainer import TrainerTask
 from tunesmith.trial import Trial, contains, signs
 
