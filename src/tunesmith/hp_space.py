@@ -14,7 +14,8 @@ from tunesmith.engine import draw
 from tunesmith.errors import TunesmithError, UserFunctionError
 from tunesmith.settings_text import as_json, nested
 from tunesmith.space import as_function, is_domain, parse_space
-from tunesmith.trial import CONTINUE, GIVEN, Assignment, Decision, LiveTrial, Report, Space, Trial
+from tunesmith.tracing import ProbeLink
+from tunesmith.trial import GIVEN, Assignment, LiveTrial, Space, Trial
 
 PROBES = 8  # so many draws see each branch of a space with a few branches
 
@@ -69,7 +70,7 @@ def as_space_function(hp_space: Any, fields: frozenset[str] = frozenset()) -> Sp
     A function that suggests nothing and returns a space in a service's own form is that space.
     """
     if callable(hp_space):
-        trial = LiveTrial(Assignment(0), _Draws(0))
+        trial = LiveTrial(Assignment(0), _draws(0))
         try:
             values = hp_space(trial)
         except Exception:  # noqa: BLE001  it will be raised again, with its name
@@ -108,7 +109,7 @@ class Probe:
         distributions: dict[str, list[BaseDistribution]] = {n: [d] for n, d in known_before.items()}
         values = []
         for k in range(PROBES):
-            trial = LiveTrial(Assignment(k), _Draws(k))
+            trial = LiveTrial(Assignment(k), _draws(k))
             values.append(function(trial))
             for name, distribution in trial.distributions.items():
                 known = distributions.setdefault(name, [])
@@ -125,7 +126,7 @@ class Probe:
 def replay(trial: Trial, function: SpaceFunction) -> LiveTrial:
     """A trial that gives the values of an earlier one of the space again; nothing it does is recorded."""
     again = LiveTrial(
-        Assignment(trial.number, params=trial.params, distributions=trial.distributions), _Draws(trial.number)
+        Assignment(trial.number, params=trial.params, distributions=trial.distributions), _draws(trial.number)
     )
     function(again)
     return again
@@ -139,29 +140,9 @@ def note_given(trial: LiveTrial, values: Mapping[str, Any]) -> None:
         trial.set_user_attr(GIVEN, plain)
 
 
-class _Draws:
-    """The line of a trial that is only a probe: values at random, nothing recorded."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-
-    def suggest(self, name: str, distribution: BaseDistribution) -> Any:
-        return draw(dimension(distribution), seed=0, number=self._number, name=name)
-
-    def report(self, report: Report) -> Decision:  # noqa: ARG002
-        return CONTINUE
-
-    def decide(self) -> Decision:
-        return CONTINUE
-
-    def checkpoint(self, path: str, step: int) -> None:
-        """A probe keeps nothing."""
-
-    def annotate(self, key: str, value: Any) -> None:
-        """A probe keeps nothing."""
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """A probe keeps nothing."""
+def _draws(number: int) -> ProbeLink:
+    """Values at random, the same at each call."""
+    return ProbeLink(lambda name, distribution: draw(dimension(distribution), seed=0, number=number, name=name))
 
 
 def _is_space(values: Any) -> bool:

@@ -6,6 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -41,7 +42,7 @@ def trace(define: Callable[[Any], Any]) -> Traced:
     waiting: deque[dict[str, Any]] = deque([{}])
     while waiting and len(calls) < BRANCHES:
         forced = waiting.popleft()
-        trial = LiveTrial(Assignment(0), _Forced(forced))
+        trial = LiveTrial(Assignment(0), ProbeLink(partial(_forced, forced)))
         define(trial)
         key = repr(sorted(trial.params.items(), key=lambda item: item[0]))
         if key in seen:
@@ -61,22 +62,22 @@ def trace(define: Callable[[Any], Any]) -> Traced:
     return Traced(found, {n: c for n in found if (c := _conditions(n, found, calls))})
 
 
-class _Forced:
-    """The line of a trial that gets the values it is told, and the middle of the range for all others."""
+class ProbeLink:
+    """The line of a trial that is only a probe: it is given what `give(name, distribution)` says, and nothing is recorded."""
 
-    def __init__(self, values: Params) -> None:
-        self._values = values
+    def __init__(self, give: Callable[[str, BaseDistribution], Any]) -> None:
+        self._give = give
 
     def suggest(self, name: str, distribution: BaseDistribution) -> Any:
-        value = self._values.get(name)
-        if name in self._values and contains(distribution, value):
-            return fitted(distribution, value)
-        return _probes(distribution)[0]
+        """The value that is given."""
+        return self._give(name, distribution)
 
     def report(self, report: Report) -> Decision:  # noqa: ARG002
+        """A probe goes on."""
         return CONTINUE
 
     def decide(self) -> Decision:
+        """A probe goes on."""
         return CONTINUE
 
     def checkpoint(self, path: str, step: int) -> None:
@@ -87,6 +88,13 @@ class _Forced:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """A probe keeps nothing."""
+
+
+def _forced(values: Params, name: str, distribution: BaseDistribution) -> Any:
+    """The value that is told, else the middle of the range."""
+    if name in values and contains(distribution, values[name]):
+        return fitted(distribution, values[name])
+    return _probes(distribution)[0]
 
 
 def _probes(d: BaseDistribution) -> list[Any]:

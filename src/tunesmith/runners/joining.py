@@ -60,9 +60,8 @@ class Gate:
     def _let_in(self, _worker: int, connection: Connection) -> None:
         """Called in the reception's thread."""
         with suppress(EOFError, OSError):  # it is gone again
-            if connection.poll(
-                _SETUP_LIMIT
-            ):  # or one that is suspended would keep out all others, and this driver from its end
+            # one that is suspended must not keep out all others, and this driver from its end
+            if connection.poll(_SETUP_LIMIT):
                 self._arrived.put((connection, connection.recv_bytes()))
                 self._bell.send(b"1")
                 return
