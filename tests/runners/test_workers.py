@@ -196,6 +196,16 @@ def test_when_the_fork_server_is_killed_the_trials_are_lost_and_the_next_ones_ru
     assert one(runner, assignment=Assignment(1)).values == (1.0,)
 
 
+def test_when_the_fork_server_is_killed_between_two_trials_none_is_lost(runner_of):
+    runner, driver = runner_of(tasks.report_pid, workers=2), Driver()
+    one(runner, driver)
+    pid = driver.attrs["pid"]
+    server = psutil.Process(pid).parent()
+    server.kill()
+    assert gone_in_time([server.pid, pid])
+    assert one(runner, assignment=Assignment(1)).values == (0.0,)
+
+
 def test_a_task_that_cannot_be_loaded_in_a_worker_ends_the_search_with_the_cause(runner_of):
     outcome = one(runner_of(tasks.LoadsNowhere()))
     assert isinstance(outcome.fatal, SettingError)

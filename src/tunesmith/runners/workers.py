@@ -145,6 +145,9 @@ class WorkersRunner:
 
     def start(self, assignment: Assignment, link: Link) -> None:
         """Begin an attempt in a free worker, one that is ready if there is one."""
+        if all(worker.attempt is None for worker in self._workers):  # who has died meanwhile, nobody has noticed
+            while wait([self._server.fileno()], 0):
+                self._reap()
         free = [i for i, worker in enumerate(self._workers) if worker.attempt is None]
         if not free:
             raise RuntimeError(f"at most {self.slots} trials run at once, and trial {assignment.number} is one more")
