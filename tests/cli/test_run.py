@@ -59,6 +59,13 @@ def test_each_trial_runs_the_script_with_other_flags_and_a_directory_of_its_own(
     assert not Path("out").exists()
 
 
+def test_a_script_that_is_to_have_no_gpu_sees_none(run, script, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    command = script("print(json.dumps({'loss': 0 if os.environ.get('CUDA_VISIBLE_DEVICES') == '' else 1}))")
+    _, study = search(run, command, "--gpus-per-trial", 0, n=1)
+    assert study.trials[0].values == (0.0,)
+
+
 def test_metrics_are_read_from_the_files_of_transformers(run, script):
     results = script("pathlib.Path(a.output_dir, 'all_results.json').write_text(json.dumps({'loss': a.x, 'acc': 1}))")
     _, study = search(run, [*results, "--output_dir", "o"], n=2)

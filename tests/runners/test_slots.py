@@ -1,5 +1,8 @@
 """The division of a machine into slots."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 
 from tunesmith.errors import SettingError
@@ -11,7 +14,7 @@ def devices(workers, **settings):
 
 
 def test_auto_without_a_gpu_fills_the_cores():
-    assert plan_slots("auto", threads_per_trial=3, gpus=(), cores=8) == (Slot((), 3), Slot((), 3))
+    assert plan_slots("auto", threads_per_trial=3, gpus=(), cores=8) == (Slot(threads=3), Slot(threads=3))
 
 
 def test_auto_makes_one_slot_at_least():
@@ -28,10 +31,17 @@ def test_auto_makes_one_slot_at_least():
         ({"workers": "auto", "gpus_per_trial": 2}, [("0", "1")]),
         ({"workers": 2, "gpus_per_trial": 0}, [(), ()]),
         ({"workers": "auto", "ranks_per_trial": 2}, [("0", "1")]),
+        ({"workers": 2, "gpus": ()}, [None, None]),
+        ({"workers": 2, "gpus": (), "gpus_per_trial": 0}, [(), ()]),
     ],
 )
 def test_gpus_are_dealt_to_slots(settings, expected):
-    assert devices(**settings, gpus=("0", "1")) == expected
+    assert devices(**{"gpus": ("0", "1"), **settings}) == expected
+
+
+def test_a_gpu_that_is_not_known_of_is_hidden_only_where_none_is_wanted():
+    assert "CUDA_VISIBLE_DEVICES" not in Slot(None).environment
+    assert Slot(()).environment["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_several_ranks_share_the_devices_of_a_slot_or_its_cores():
@@ -39,7 +49,7 @@ def test_several_ranks_share_the_devices_of_a_slot_or_its_cores():
         Slot(("0", "1"), 1, 2),
         Slot(("2", "3"), 1, 2),
     )
-    assert plan_slots("auto", ranks_per_trial=2, threads_per_trial=2, gpus=(), cores=8) == (Slot((), 2, 2),) * 2
+    assert plan_slots("auto", ranks_per_trial=2, threads_per_trial=2, gpus=(), cores=8) == (Slot(None, 2, 2),) * 2
 
 
 def test_a_trial_of_several_gpus_has_a_rank_for_each_unless_it_is_said_otherwise():
@@ -75,6 +85,15 @@ def test_a_tenth_of_a_gpu_makes_ten_slots():
 def test_what_cannot_be_is_refused(settings, message):
     with pytest.raises(SettingError, match=message):
         devices(**settings)
+
+
+def test_gpus_that_only_torch_knows_of_are_found_once_it_is_loaded(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible_gpus():
+        pytest.skip("this machine has GPUs that are found without torch")
+    cuda = SimpleNamespace(is_available=lambda: True, device_count=lambda: 2)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert visible_gpus() == ["0", "1"]
 
 
 @pytest.mark.parametrize(

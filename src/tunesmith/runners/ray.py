@@ -260,8 +260,7 @@ def _prepare(threads: int, path: Sequence[str], directory: str) -> None:
     """Make an actor's process one in which trials can run."""
     with suppress(OSError):  # this node has no such directory
         os.chdir(directory)
-    counts = {k: v for k, v in Slot((), threads).environment.items() if k != "CUDA_VISIBLE_DEVICES"}  # Ray's to set
-    os.environ.update(counts)
+    os.environ.update(Slot(threads=threads).environment)  # the devices are Ray's to set
     see_modules(path)
     # Ray's own streams go elsewhere than the descriptors, which are what follows a trial to its file
     sys.stdout = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115

@@ -157,8 +157,7 @@ class ScriptRunner:
         if assignment.logs:
             changes["TUNESMITH_LOGS"] = "1"
         changes |= assignment.environment
-        devices = slot.environment if slot.devices else {}
-        return {**os.environ, **{k: v for k, v in slot.environment.items() if "THREADS" in k}, **devices, **changes}
+        return {**os.environ, **slot.environment, **changes}
 
     def _check(self, attempt: _Attempt) -> None:
         """Notice the end, time that is up, and what a script without a Trainer has printed."""

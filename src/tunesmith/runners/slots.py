@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,19 +28,20 @@ MOST_RANKS = 100  # of a trial on one machine; the kernel limits the descriptors
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one worker: `devices` are entries of CUDA_VISIBLE_DEVICES, none on the CPU.
+    """A place for one worker: `devices` are entries of CUDA_VISIBLE_DEVICES, () keeps it to the CPU, None leaves it as it is.
 
     A worker of several `ranks` is as many processes, each with so many `threads`; they share the devices.
     """
 
-    devices: tuple[str, ...] = ()
+    devices: tuple[str, ...] | None = None
     threads: int = 1
     ranks: int = 1
 
     @property
     def environment(self) -> dict[str, str]:
         """The variables that keep a process to its slot; to be set before torch is loaded."""
-        return {**dict.fromkeys(_THREAD_COUNTS, str(self.threads)), "CUDA_VISIBLE_DEVICES": ",".join(self.devices)}
+        devices = {} if self.devices is None else {"CUDA_VISIBLE_DEVICES": ",".join(self.devices)}
+        return {**dict.fromkeys(_THREAD_COUNTS, str(self.threads)), **devices}
 
 
 def plan_slots(
@@ -55,7 +57,8 @@ def plan_slots(
 
     With GPUs, a trial gets one of them unless `gpus_per_trial` says otherwise: a share (0.25: four trials on a GPU), a
     whole number, or 0 for none. `"auto"` makes as many slots as fit: by GPUs, else by cores. A number of workers that
-    exceeds the GPUs shares them evenly when `gpus_per_trial` is not given. Several ranks have a GPU each, or none.
+    exceeds the GPUs shares them evenly when `gpus_per_trial` is not given. Several ranks have a GPU each, or none. Where no
+    GPU is known, none is hidden either, unless `gpus_per_trial` is 0: there may be devices of a kind that is not looked for.
     `gpus` and `cores` are found when not given.
 
     Raises SettingError when the numbers cannot be, or do not fit the machine.
@@ -72,7 +75,8 @@ def plan_slots(
         )
     if not found:
         fit = (usable_cores() if cores is None else cores) // (threads_per_trial * ranks_per_trial)
-        return (Slot((), threads_per_trial, ranks_per_trial),) * (max(1, fit) if workers == "auto" else workers)
+        hidden = () if gpus_per_trial == 0 else None
+        return (Slot(hidden, threads_per_trial, ranks_per_trial),) * (max(1, fit) if workers == "auto" else workers)
     if ranks_per_trial > 1:
         gpus_per_trial = _one_each(ranks_per_trial, gpus_per_trial)
     if gpus_per_trial is None:
@@ -153,4 +157,5 @@ def visible_gpus() -> list[str]:
                 nvml.nvmlShutdown()
     with suppress(OSError):
         return [str(i) for i in range(sum(1 for _ in Path("/proc/driver/nvidia/gpus").iterdir()))]
-    return []
+    torch = sys.modules.get("torch")  # knows of more: AMD's, and NVIDIA's in Windows' Linux
+    return [] if torch is None or not torch.cuda.is_available() else [str(i) for i in range(torch.cuda.device_count())]

@@ -157,8 +157,7 @@ def _serve(invitation: Invitation, *, task: Path, threads: int, path: Sequence[s
     """In a job: come to the driver and run its trials until it is gone, or Slurm wants the place back."""
     with suppress(OSError):  # this node has no such directory
         os.chdir(directory)
-    counts = {k: v for k, v in Slot((), threads).environment.items() if k != "CUDA_VISIBLE_DEVICES"}  # Slurm's to set
-    os.environ.update(counts)
+    os.environ.update(Slot(threads=threads).environment)  # the devices are Slurm's to set
     see_modules(path)
     # a warning of preemption, or of the end of its time: the driver gives the trial to another, from its last checkpoint
     for number in (signal.SIGUSR2, signal.SIGTERM):

@@ -208,7 +208,7 @@ class WorkersRunner:
 
     def _start_server(self) -> ForkServer:
         # the threads are the same in all slots; the devices are set in each worker, before CUDA starts
-        environment = {k: v for k, v in self._slots[0].environment.items() if k != "CUDA_VISIBLE_DEVICES"}
+        environment = dict(Slot(threads=self._slots[0].threads).environment)
         environment["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # a preloaded module that asks for CUDA must not start it
         log = self._directory / "workers.log"
         return ForkServer(preload=self._preload, environment=environment, log=log, scratch=self._directory)
