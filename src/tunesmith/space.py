@@ -368,31 +368,6 @@ def _sigopt_distribution(name: str, p: Mapping[str, Any]) -> BaseDistribution:
     return _float(name, bounds.get("min"), bounds.get("max"), log=p.get("transformation") == "log")
 
 
-def to_sigopt(space: Space) -> list[dict[str, Any]]:
-    """A list of SigOpt parameters. SigOpt has no log integers: those come as integers. Choices: all strings or numbers."""
-    return [{"name": name, **_to_sigopt(name, d)} for name, d in space.items()]
-
-
-def _to_sigopt(name: str, d: BaseDistribution) -> dict[str, Any]:
-    if isinstance(d, CategoricalDistribution):
-        if all(isinstance(c, str) for c in d.choices):
-            return {"type": "categorical", "categorical_values": list(d.choices)}
-        if all(isinstance(c, int | float) and not isinstance(c, bool) for c in d.choices):
-            whole = all(isinstance(c, int) for c in d.choices)
-            return {"type": "int" if whole else "double", "grid": list(d.choices)}
-        raise SpaceError(f'SigOpt\'s choices are all strings or all numbers, got {d.choices!r} for "{name}"')
-    if isinstance(d, FloatDistribution):
-        if d.step is not None:
-            return {"type": "double", "grid": _float_grid(d)}
-        log = {"transformation": "log"} if d.log else {}
-        return {"type": "double", "bounds": {"min": d.low, "max": d.high}, **log}
-    if isinstance(d, IntDistribution):
-        if d.step != 1:
-            return {"type": "int", "grid": list(range(d.low, d.high + 1, d.step))}
-        return {"type": "int", "bounds": {"min": d.low, "max": d.high}}
-    raise SpaceError(f'SigOpt has no form for {d!r} ("{name}")')
-
-
 def to_ray(space: Space) -> dict[str, Any]:
     """A dict of Ray Tune domains. Raises MissingDependencyError without Ray."""
     try:

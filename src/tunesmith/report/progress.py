@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tunesmith.report.notebook import NotebookView
-from tunesmith.report.summary import Standing, number, numbers, plain, reason_text, sparkline, telling_parameters
-from tunesmith.report.table import trial_table
+from tunesmith.report.summary import Standing, number, numbers, plain, reason_text, telling_parameters
 from tunesmith.report.terminal import TerminalView
 from tunesmith.trial import Trial
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from tunesmith.study import Study
 
 _RANKED = 200  # the newest trials by which parameters are ordered: with all of them it would cost too much
-
-__all__ = ["LogView", "Progress", "View", "sparkline", "trial_table"]
 
 
 class View(Protocol):

@@ -1,13 +1,11 @@
-"""Trials as a table: in a terminal, as plain text, and as HTML for notebooks."""
+"""Trials as a table: in a terminal, and as HTML for notebooks."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -35,7 +33,7 @@ _STYLES = {
     TrialState.PAUSED: "yellow",
 }
 _IN_NOTEBOOK = 20
-_NOTE = 44  # characters in a table of text
+_NOTE = 44  # characters in a terminal
 _CELL = "padding:2px 10px 2px 0;text-align:left;white-space:nowrap"
 
 
@@ -45,12 +43,11 @@ def trial_table(
     best: Collection[int] = (),
     names: Sequence[str] | None = None,
     columns: int = 6,
-    note: int = _NOTE,
 ) -> Table:
     """A rich table of trials. `best` holds the numbers to mark, `names` the parameters shown (default: those that
-    tell most, at most `columns`), `note` the length of the last column."""  # noqa: D205, D209  one sentence and its arguments
+    tell most, at most `columns`)."""  # noqa: D205, D209  one sentence and its arguments
     shown = telling_parameters(trials)[:columns] if names is None else list(names)
-    rows = [[*values, _cut(text, note)] for *values, text in (cells(t, shown, best) for t in trials)]
+    rows = [[*values, _cut(text)] for *values, text in (cells(t, shown, best) for t in trials)]
     table = Table(box=None, pad_edge=False, header_style="bold")
     *values, last = headings(shown)
     for heading in values:
@@ -62,18 +59,9 @@ def trial_table(
     return table
 
 
-def _cut(text: str, most: int) -> str:
+def _cut(text: str) -> str:
     """A long note gives way, not the numbers."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def trial_text(trials: Sequence[Trial], *, best: Collection[int] = (), width: int = 120) -> str:
-    """The same table as plain text."""
-    out = io.StringIO()
-    Console(file=out, width=width, force_terminal=False, color_system=None).print(
-        trial_table(trials, best=best, note=max(_NOTE, width // 2))
-    )
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    return text if len(text) <= _NOTE else f"{text[: _NOTE - 1]}…"
 
 
 def trial_html(
