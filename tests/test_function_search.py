@@ -443,3 +443,29 @@ def test_choices_that_are_numpys_are_pythons(tmp_path, backend, choices):
     assert {type(v) for v in given} == {type(plain[0])}
     again = tunesmith.load_study(tmp_path)
     assert [t.params["x"] for t in again.trials] == given
+
+
+@pytest.mark.parametrize(
+    ("choices", "text"),
+    [
+        (
+            [Path, dict],
+            r"a choice must be what JSON can hold .* got <class 'pathlib.Path'> for \"x\"; suggest its name",
+        ),
+        ([len], r"got <built-in function len> for \"x\""),
+        ("abc", r"choices must be a list, got the text 'abc' for \"x\"; write \['abc'\]"),
+    ],
+)
+def test_choices_that_no_record_can_hold_are_refused_with_the_parameters_name(tmp_path, choices, text):
+    with pytest.raises(SearchFailedError, match=text):
+        tunesmith.search(lambda t: t.suggest_categorical("x", choices), 3, directory=tmp_path, progress=False)
+
+
+def test_a_function_that_asks_for_no_parameter_is_told_once_that_all_trials_are_the_same(tmp_path):
+    class Heard(list):
+        def on_message(self, study, text):
+            self.append(text)
+
+    heard = Heard()
+    tunesmith.search(lambda t: 1.0, 3, directory=tmp_path, callbacks=[heard], progress=False)
+    assert [text for text in heard if "all trials are the same" in text] == heard != []

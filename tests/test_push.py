@@ -10,6 +10,8 @@ from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).with_name("push_script.py")
 
 
@@ -62,7 +64,8 @@ def hub():
     server.server_close()
 
 
-def test_only_the_best_model_is_pushed_and_nothing_of_the_study(tmp_path):
+@pytest.mark.parametrize("kind", ["ours", "plain"])
+def test_only_the_best_model_is_pushed_and_nothing_of_the_study(tmp_path, kind):
     left = {
         "study.gate",
         "tune-trials/1",
@@ -76,7 +79,7 @@ def test_only_the_best_model_is_pushed_and_nothing_of_the_study(tmp_path):
         (tmp_path / name).touch()
     with hub() as server:
         environment = {**os.environ, "HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-        subprocess.run([sys.executable, SCRIPT, tmp_path], check=True, env=environment, cwd=SCRIPT.parent)
+        subprocess.run([sys.executable, SCRIPT, tmp_path, kind], check=True, env=environment, cwd=SCRIPT.parent)
     (pushed,) = server.commits  # by the call after the search; none by trials
     found = {path.name for path in tmp_path.iterdir()}
     assert {"study.sqlite", "study.lock", "report.html", "run-0", "run-1", "study-2"} < found

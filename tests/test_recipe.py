@@ -8,8 +8,11 @@ import pytest
 import tiny
 import torch
 import transformers
+from test_trainer import rates
 
 import tunesmith
+from tunesmith import Trainer
+from tunesmith.errors import SettingError
 
 
 def test_an_optimizer_and_a_schedule_that_were_given_begin_each_trial_as_they_were(tmp_path):
@@ -174,6 +177,26 @@ def test_a_model_that_was_trained_since_is_where_the_next_search_starts(given):
     first = search(2)
     trainer.train()
     assert search(2) != first
+
+
+def test_frozen_weights_that_a_fused_optimizer_has_written_in_a_trial_are_found_out(tmp_path):
+    class Thaw(transformers.TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
+            model.inner.requires_grad_(True)
+            optimizer.add_param_group({"params": model.inner.parameters()})
+
+    model = tiny.model_init()
+    model.inner.requires_grad_(False)
+    data = tiny.Points(32, 0)
+    trainer = Trainer(
+        model=model,
+        args=tiny.arguments(tmp_path, optim="adamw_torch_fused", num_train_epochs=1),
+        train_dataset=data,
+        eval_dataset=data,
+        callbacks=[Thaw()],
+    )
+    with pytest.raises(SettingError, match=r"a trial has changed 'inner.weight'; give the Trainer a model_init"):
+        trainer.hyperparameter_search(rates, n_trials=2, seed=0, progress=False)
 
 
 def test_a_later_search_that_cannot_begin_leaves_the_best_model_of_the_earlier_one(given):

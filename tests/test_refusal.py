@@ -9,7 +9,7 @@ import tiny
 import transformers
 
 import tunesmith
-from tunesmith.errors import ModelNotSavedError
+from tunesmith.errors import ModelNotSavedError, SearchFailedError, StudyChangedError
 from tunesmith.refusal import accept_use, refuse_use
 
 
@@ -79,3 +79,33 @@ def test_what_was_put_around_the_model_before_and_after_stays():
     model.train()
     assert model.forward is around
     assert own(1) == model(x=1) == 1
+
+
+def test_a_search_of_which_no_trial_came_to_an_evaluation_leaves_a_model_that_may_only_be_trained(tmp_path):
+    trainer = tiny.make(tunesmith.Trainer, tmp_path, init=_only_outside_trials)
+    with pytest.raises(SearchFailedError, match="too large"):
+        trainer.hyperparameter_search(_rates, n_trials=3, progress=False)
+    with pytest.raises(ModelNotSavedError, match="no trial has come to an evaluation"):
+        trainer.evaluate()
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] > 0
+
+
+def test_a_search_that_cannot_begin_leaves_the_model_as_it_is(tmp_path):
+    trainer = tiny.make(tunesmith.Trainer, tmp_path, num_train_epochs=1)
+    trainer.train()
+    before = trainer.evaluate()["eval_loss"]
+    tunesmith.search(lambda t: t.suggest_float("x", 0, 1), 1, study="taken", directory=tmp_path, progress=False)
+    with pytest.raises(StudyChangedError):
+        trainer.hyperparameter_search(_rates, n_trials=2, study="taken", resume=True, progress=False)
+    assert trainer.evaluate()["eval_loss"] == before
+
+
+def _only_outside_trials(trial=None):
+    if trial is not None:
+        raise ValueError("too large")
+    return tiny.model_init()
+
+
+def _rates(trial):
+    return {"learning_rate": trial.suggest_float("learning_rate", 1e-3, 1e-1, log=True)}

@@ -430,8 +430,8 @@ def test_what_subclasses_and_callbacks_expect_during_a_trial(tmp_path):
             seen.append((state.is_hyper_param_search, state.trial_name, dict(state.trial_params)))
 
     trainer = tiny.make(Trainer, tmp_path, callbacks=[Spy()], num_train_epochs=1)
-    best = search(trainer, n_trials=2, hp_name=lambda trial: f"mine-{trial.number}")
-    assert [s[:2] for s in seen] == [(True, "mine-0"), (True, "mine-1")]
+    best = search(trainer, n_trials=2, hp_name=lambda trial: "mine" if trial.number else None)
+    assert [s[:2] for s in seen] == [(True, "run-0"), (True, "mine")]
     assert seen[1][2] == dict(best.run_summary.trials[1].params)
 
 

@@ -98,6 +98,12 @@ def branching(trial):
     return {"optim": "adamw_torch", "learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True)}
 
 
+def two_ranges(trial):
+    """One name with a range for each branch."""
+    low = {"sgd": 0.05, "adamw_torch": 1e-4}[trial.suggest_categorical("optim", ["adamw_torch", "sgd"])]
+    return {"optim": trial.params["optim"], "learning_rate": trial.suggest_float("learning_rate", low, 0.5)}
+
+
 def init_or_fail(trial=None):
     """One trial learns nothing."""
     model = tiny.model_init()
@@ -150,6 +156,10 @@ def test_hyperband_pauses_and_goes_on_with_two_objectives_and_a_failure_loses_no
             {"scheduler": PopulationBasedTraining(hyperparam_mutations={"weight_decay": [0, 1]})},
             "hyperparameters must be in the space, got weight_decay; it has learning_rate",
         ),
+        (
+            {"scheduler": ASHAScheduler(), "hp_space": two_ranges},
+            'a parameter has one range .* for "learning_rate"; give each',
+        ),
     ],
 )
 def test_what_cannot_be_is_reported_before_anything_trains(tmp_path, changes, rule):
@@ -157,5 +167,5 @@ def test_what_cannot_be_is_reported_before_anything_trains(tmp_path, changes, ru
     trainer = tiny.make(tunesmith.Trainer, tmp_path, **arguments, **({"save_strategy": "no"} if arguments else {}))
     settings = {k: v for k, v in changes.items() if k not in arguments}
     with pytest.raises(SettingError, match=rule):
-        trainer.hyperparameter_search(SPACE, n_trials=2, backend="ray", **settings)
+        trainer.hyperparameter_search(**{"hp_space": SPACE, **settings}, n_trials=2, backend="ray")
     assert not list(tmp_path.glob("**/study.sqlite"))

@@ -292,6 +292,12 @@ class Loop(Observed):
         self.backend.tell(trial)
         self._coverage.add(trial)
         self.notify("on_trial_end", trial)
+        if trial.state is TrialState.COMPLETE and not trial.params and self.record.standing()[0] == 1:
+            self.notify(
+                "on_message",
+                f"trial {trial.number} asked for no parameter, so all trials are the same: ask for values by "
+                "trial.suggest_float(...) or another suggest_..., or pass space=",
+            )
         if trial.state is TrialState.FAILED:
             self._failures.append(trial)
             self._check_failures()

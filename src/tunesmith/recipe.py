@@ -197,7 +197,7 @@ class Recipe:
         state = model.state_dict(keep_vars=True)
         self.weights = {n: t.detach().cpu().clone() for n, t in state.items() if n in trained | buffers}
         self.modules = {name: _plain(module) for name, module in model.named_modules()}
-        self.frozen = {n: p._version for n, p in model.named_parameters() if n not in trained}  # noqa: SLF001
+        self.frozen = _checksums({n: p for n, p in model.named_parameters() if n not in trained})
         given = self.kwargs.get("optimizers") or ()
         self.optimizers = [None if each is None else copy.deepcopy(each.state_dict()) for each in given]
 
@@ -212,10 +212,11 @@ class Recipe:
         for name, module in model.named_modules():
             if name in self.modules:
                 _set_plain(module, self.modules[name])
+        now = _checksums({n: p for n, p in model.named_parameters() if n in self.frozen})
         for name, parameter in model.named_parameters():
             parameter.grad = None
             if name in self.frozen:
-                if parameter._version != self.frozen[name]:  # noqa: SLF001  torch counts writes there
+                if now[name] != self.frozen[name]:
                     raise SettingError(
                         f"frozen weights must stay as they are between trials, and a trial has changed {name!r}; "
                         "give the Trainer a model_init"
@@ -267,9 +268,15 @@ class Recipe:
 
 
 def _checksums(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """By which weights are known again; torch's own counts of writes miss those of fused optimizers."""
-    flat = {name: tensor.detach().cpu().contiguous().reshape(-1) for name, tensor in weights.items()}
-    return {name: zlib.crc32(tensor.view(torch.uint8).numpy()) for name, tensor in flat.items()}
+    """By which weights are known again; torch's own counts of writes miss those of fused optimizers.
+
+    0 for those that are elsewhere, as accelerate's offloading leaves them.
+    """
+    return {name: 0 if tensor.is_meta else _checksum(tensor) for name, tensor in weights.items()}
+
+
+def _checksum(tensor: torch.Tensor) -> int:
+    return zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 _TENSORS = {"_parameters", "_buffers", "_modules"}

@@ -46,14 +46,14 @@ class TrainerTask:
         objective: Objective,
         *,
         backend: str,
-        hp_name: Callable[[Any], str] | None,
+        hp_name: Callable[[Any], str | None] | None,
         kept: Kept,
         bars: bool,
     ) -> None:
         self.trainer = trainer
         self.space = space
         self.objective = objective
-        self.hp_name = hp_name or (lambda trial: f"run-{trial.number}")
+        self.hp_name = partial(_name, hp_name)
         # transformers 4 asks a trial of SigOpt's for `assignments`, which Optuna's have not
         known = {b.value for b in HPSearchBackend} - {"sigopt"}
         # what subclasses and callbacks may ask for: our trials are Optuna trials whichever backend proposed them
@@ -78,7 +78,7 @@ class TrainerTask:
             "args": _without_devices(self.user_args),
             "hp_space": self.space,
             "compute_objective": self.objective,
-            "hp_name": self.hp_name,
+            "hp_name": self.hp_name.args[0],
             "tunesmith": own,
         }
 
@@ -86,7 +86,7 @@ class TrainerTask:
         transformers.utils.logging.disable_progress_bar()  # of a process without a screen
         own = state.pop("tunesmith")
         self.hp_backend, self.kept, self.user_class = own["backend"], own["kept"], own["class"]
-        self.hp_name, self.objective = state.pop("hp_name"), state.pop("compute_objective")
+        self.hp_name, self.objective = partial(_name, state.pop("hp_name")), state.pop("compute_objective")
         self.space, self.user_args, self.bars = state.pop("hp_space"), state.pop("args"), False
         _ = self.user_args.device  # found here, and kept in them
         self.recipe = object.__new__(Recipe)
@@ -132,6 +132,10 @@ class TrainerTask:
         if best is None:
             if self.recipe.found is not None:
                 self.trainer.model.load_state_dict(self.recipe.found, strict=False)
+            elif self.recipe.weights is None:
+                refuse_use(
+                    self.trainer.model, "no trial has come to an evaluation: the model is a new one of model_init's"
+                )
         elif checkpoint is not None:
             _load_weights(self.trainer, checkpoint)
         elif weights is not None:
@@ -279,6 +283,12 @@ class TrainerTask:
         if rng is not None:
             _set_rng_state(rng)
         return model
+
+
+def _name(hp_name: Callable[[Any], str | None] | None, trial: Any) -> str:
+    """What a trial's run is called, `run-<number>` where the user's function gives no name."""
+    name = None if hp_name is None else hp_name(trial)
+    return f"run-{trial.number}" if name is None else str(name)
 
 
 def _close_wandb(trainer: transformers.Trainer) -> None:

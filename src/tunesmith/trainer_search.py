@@ -49,8 +49,6 @@ class _Searching:
         found: Any = self
         best = hyperparameter_search(found, *args, **kwargs)
         self._tunesmith_best = best[0] if isinstance(best, list) else best
-        if found.args.push_to_hub:  # a training to come pushes its checkpoints from the same folder
-            leave_out_of_commits(Path(found.args.output_dir))
         return best
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
@@ -101,7 +99,7 @@ def hyperparameter_search(
     n_trials: int | None = 20,
     direction: str | Sequence[str] = "minimize",
     backend: str | HPSearchBackend | None = None,
-    hp_name: Callable[[Any], str] | None = None,
+    hp_name: Callable[[Any], str | None] | None = None,
     *,
     study: str | None = None,
     directory: str | Path | None = None,
@@ -141,7 +139,7 @@ def hyperparameter_search(
         n_trials: the total number of trials of the study, over all starts. None: until `timeout`.
         direction: "minimize", "maximize", or one per objective.
         backend: "tunesmith" (default) or another known one.
-        hp_name: names a run in the loggers; directories are `run-<number>`.
+        hp_name: names a run in the loggers, None for `run-<number>`; directories are `run-<number>`.
         study: the study's name.
         directory: where it lies, default `args.output_dir`.
         resume: "auto" continues an unfinished study of the same space, directions and arguments; True also a finished
@@ -224,6 +222,8 @@ def hyperparameter_search(
     function = as_space_function(default_space if hp_space is None else hp_space, known)
     tree = function.conditional
     probe = Probe.of(function)
+    if tuned:
+        _check_ranges(probe)
     sampled = {n: d[0] for n, d in probe.distributions.items()}
     disk = checkpoints.DiskWatch(checkpoints.checked_keep(keep_checkpoints), checkpoints.expected_size(trainer))
     alone_here = places.name == "inline" and constraints is None  # a trial itself knows whether it is the best so far
@@ -274,18 +274,33 @@ def hyperparameter_search(
     task = TrainerTask(trainer, function, objective, backend=name, hp_name=hp_name, kept=kept, bars=not progress)
     hyperparameters.check(probe, trainer, task.recipe.kwargs, strict=strict)
     task.check()
-    ranks = Ranks.here()
+
+    def place() -> Runner | OwnLoop:
+        if tuned:
+            return tune_place(plan, places, task, space=sampled, bare=[trainer])
+        return places.make(task, preload=_PRELOAD, bare=[trainer])
+
+    return _result(_conducted(plan, task, place, trial_timeout=trial_timeout))
+
+
+def _conducted(
+    plan: Plan, task: TrainerTask, place: Callable[[], Runner | OwnLoop], *, trial_timeout: float | None
+) -> Study:
+    """Conduct the search, and give the Trainer back with the best model, however the search ends."""
+    trainer, kept, ranks = task.trainer, task.kept, Ranks.here()
     opened: list[Study] = []
     weights: Weights | None = None
+    before = [trainer.model] if ranks is None and trainer.model_init is not None else []
+
+    def begin(study: Study) -> None:
+        opened.append(study)
+        before.clear()
+
     try:
         task.leave_devices()
-        with old_objects_aside(), _without_bars() if progress else nullcontext():
+        with old_objects_aside(), _without_bars() if plan.progress else nullcontext():
             if ranks is None:
-                if tuned:
-                    place: Runner | OwnLoop = tune_place(plan, places, task, space=sampled, bare=[trainer])
-                else:
-                    place = places.make(task, preload=_PRELOAD, bare=[trainer])
-                conduct(plan, place, prepare=opened.append)
+                conduct(plan, place(), prepare=begin)
             else:
                 weights = _conduct_on(ranks, plan, task, opened, trial_timeout=trial_timeout)
     finally:  # also after a failure or Ctrl-C: the best so far is in hand
@@ -294,7 +309,12 @@ def hyperparameter_search(
         if best is not None and ranks is None:
             weights = kept.take(opened[0].run_directory(best.number), best.number)
         task.give_back(best, checkpoint=checkpoint, weights=weights)
-    return _result(opened[0])
+        if before:  # no trial has begun
+            trainer.model = trainer.model_wrapped = before[0]
+        # a training to come pushes its checkpoints from the same folder, and other classes' pushes are not ours
+        if trainer.args.push_to_hub or not isinstance(trainer, _Searching):
+            leave_out_of_commits(Path(trainer.args.output_dir))
+    return opened[0]
 
 
 def _conduct_on(
@@ -383,6 +403,16 @@ def _check_tuned(trainer: transformers.Trainer) -> None:
             'eval_strategy must be "steps" or "epoch", so that Ray Tune learns how a trial does, got "no"; set it in the '
             "arguments"
         )
+
+
+def _check_ranges(probe: Probe) -> None:
+    """Ray Tune knows one range for each name."""
+    for name, distributions in probe.distributions.items():
+        if len(distributions) > 1:
+            raise SettingError(
+                f"a parameter has one range where Ray Tune's scheduler or search_alg drives the search, got "
+                f'{" and ".join(map(str, distributions[:2]))} for "{name}"; give each range a name of its own, or leave those objects out'
+            )
 
 
 def _current(

@@ -269,7 +269,16 @@ class LiveTrial(BaseTrial):
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Suggest one of `choices` (None, bool, int, float or str; NumPy's scalars count as Python's)."""
-        return self._suggest(name, _checked(name, CategoricalDistribution, tuple(map(_plain, choices))))
+        if isinstance(choices, str):
+            raise SpaceError(f'choices must be a list, got the text {choices!r} for "{name}"; write [{choices!r}]')
+        plain = tuple(map(_plain, choices))
+        for choice in plain:
+            if not isinstance(choice, bool | int | float | str | list | tuple | dict | None):
+                raise SpaceError(
+                    f'a choice must be what JSON can hold (None, bool, number, string, list, dict), got {choice!r} for "{name}"; '
+                    "suggest its name, and take what it stands for from a dict of your own"
+                )
+        return self._suggest(name, _checked(name, CategoricalDistribution, plain))
 
     def suggest_uniform(self, name: str, low: float, high: float) -> float:
         """Suggest a float (Optuna's old name; `suggest_float` is the new one)."""
