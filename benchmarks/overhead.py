@@ -40,7 +40,7 @@ def fill_record(record, trials):
 
 def run_trial(record, rng):
     """Run one trial by the record alone."""
-    number = record.start_new(offered={}).number
+    number = record.start(record.add_waiting({})).number
     for name, distribution in SPACE.items():
         record.add_params(number, {name: rng.random()}, {name: distribution})
     for step in range(10):

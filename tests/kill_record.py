@@ -37,15 +37,13 @@ def write(directory, pipe, rng):
             say("wait", number)
         waiting = [t.number for t in record.trials() if t.state is TrialState.WAITING]
         while True:
-            if waiting:
-                number = waiting.pop()
-                say("will start", number)
-                first = record.start(number).checkpoint_step
-                say("start", number, first)
-            else:
-                number = record.start_new(offered={}).number
-                say("new", number)
-                first = None
+            if not waiting:
+                waiting.append(record.add_waiting({}))
+                say("new", waiting[-1])
+            number = waiting.pop()
+            say("will start", number)
+            first = record.start(number).checkpoint_step
+            say("start", number, first)
             x = rng.random()
             record.add_params(number, {"x": x}, {"x": FloatDistribution(0, 1)})
             say("params", number, x)

@@ -33,7 +33,7 @@ def record(tmp_path):
 
 def test_the_standing_is_that_of_all_processes(record, tmp_path):
     for _ in range(4):
-        record.start_new(offered={})
+        record.start(record.add_waiting({}))
     record.end(2, TrialState.FAILED, reason="x")
     record.end(1, TrialState.COMPLETE, values=[1.0])
     with Record.open(tmp_path) as other:
@@ -63,7 +63,11 @@ def test_settings_of_two_writers_are_both_kept(tmp_path):
 
 
 def test_trials_are_numbered_from_0_in_order(record):
-    assert [record.start_new(offered={}).number, record.add_waiting({"x": 1}), record.start_new(offered={}).number] == [
+    assert [
+        record.start(record.add_waiting({})).number,
+        record.add_waiting({"x": 1}),
+        record.start(record.add_waiting({})).number,
+    ] == [
         0,
         1,
         2,
@@ -73,16 +77,16 @@ def test_trials_are_numbered_from_0_in_order(record):
 
 
 def test_unchanged_trials_are_the_same_objects(record):
-    record.start_new(offered={})
+    record.start(record.add_waiting({}))
     assert record.trials() is record.trials()
 
 
 def test_writes_of_another_connection_are_seen(tmp_path, record):
-    record.start_new(offered={})
+    record.start(record.add_waiting({}))
     with Record.open(tmp_path) as other:
         assert len(other.trials()) == 1
         record.add_report(0, Report(1, (0.5,)))
-        record.start_new(offered={})
+        record.start(record.add_waiting({}))
         assert [r.step for r in other.trial(0).reports] == [1]
         other.add_waiting({"x": 2})
     assert [t.number for t in record.trials()] == [0, 1, 2]
@@ -98,14 +102,14 @@ def test_a_waiting_trial_can_be_taken_once(tmp_path, record):
 
 
 def test_a_report_of_the_same_step_replaces_the_first(record):
-    record.start_new(offered={})
+    record.start(record.add_waiting({}))
     for step, value in ((1, 0.1), (3, 0.3), (2, 0.2), (1, 0.9)):
         record.add_report(0, Report(step, (value,)))
     assert [(r.step, r.values[0]) for r in record.trial(0).reports] == [(1, 0.9), (2, 0.2), (3, 0.3)]
 
 
 def test_a_trial_that_goes_on_keeps_its_parameters_and_the_reports_up_to_its_checkpoint(record, tmp_path):
-    record.start_new(offered={"x": 0.5})
+    record.start(record.add_waiting({}), offered={"x": 0.5})
     record.add_params(0, {"x": 0.5}, {"x": FloatDistribution(0, 1)})
     for step in range(5):
         record.add_report(0, Report(step, (1.0,)))
@@ -119,13 +123,13 @@ def test_a_trial_that_goes_on_keeps_its_parameters_and_the_reports_up_to_its_che
 
 
 def test_a_checkpoint_outside_the_study_keeps_its_whole_path(record, tmp_path):
-    record.start_new(offered={})
+    record.start(record.add_waiting({}))
     record.set_checkpoint(0, tmp_path.parent / "elsewhere", 1)
     assert record.trial(0).checkpoint == str((tmp_path.parent / "elsewhere").resolve())
 
 
 def test_a_finished_trial_cannot_change(record):
-    record.start_new(offered={})
+    record.start(record.add_waiting({}))
     record.end(0, TrialState.FAILED, reason="oom", detail="a traceback with half a character: \ud800")
     with pytest.raises(SettingError, match="must be RUNNING, and it is FAILED"):
         record.end(0, TrialState.COMPLETE, values=[1.0])
@@ -140,7 +144,7 @@ def test_an_unknown_trial_is_an_error_that_names_it(record):
 
 @pytest.mark.parametrize("value", [object(), np.array([1, 2])], ids=lambda value: type(value).__name__)
 def test_values_that_are_no_json_are_refused_and_leave_the_record_as_it_was(record, value):
-    record.start_new(offered={})
+    record.start(record.add_waiting({}))
     before = record.trials()
     with pytest.raises(SettingError, match=f"only JSON values can be stored, got {type(value).__name__}"):
         record.annotate(0, "key", value)
@@ -148,7 +152,7 @@ def test_values_that_are_no_json_are_refused_and_leave_the_record_as_it_was(reco
 
 
 def test_numpy_numbers_become_plain_ones(record, tmp_path):
-    record.start_new(offered={"n": np.int64(3), "x": np.float32(0.5), "on": np.bool_(1)})
+    record.start(record.add_waiting({}), offered={"n": np.int64(3), "x": np.float32(0.5), "on": np.bool_(1)})
     record.add_report(0, Report(np.int64(1), (np.float32(0.5),), {"a": np.float64(1)}, np.float32(0.5), np.int32(8)))
     with Record.open(tmp_path) as other:
         assert other.trial(0) == record.trial(0)
@@ -189,7 +193,7 @@ pairs = st.one_of(
 def test_whatever_is_written_is_read_back_the_same(offered, asked, told, attrs, ended, detail):
     with tempfile.TemporaryDirectory() as directory:
         with make(directory) as record:
-            record.start_new(offered=offered, why=attrs)
+            record.start(record.add_waiting({}), offered=offered, why=attrs)
             record.add_params(0, {n: p[0] for n, p in asked.items()}, {n: p[1] for n, p in asked.items()})
             for report in told:
                 record.add_report(0, report)
@@ -208,7 +212,7 @@ def test_whatever_is_written_is_read_back_the_same(offered, asked, told, attrs, 
 
 
 def test_nan_and_infinities_survive(record, tmp_path):
-    record.start_new(offered={"x": -math.inf})
+    record.start(record.add_waiting({}), offered={"x": -math.inf})
     record.add_report(0, Report(1, (math.nan,), {"a": math.inf}))
     with Record.open(tmp_path) as other:
         trial = other.trial(0)
@@ -219,7 +223,7 @@ def test_nan_and_infinities_survive(record, tmp_path):
 def open_and_take(directory, begin, results):
     begin.wait()
     with make(directory) as record:
-        results.put([record.start_new(offered={"pid": os.getpid()}).number for _ in range(10)])
+        results.put([record.start(record.add_waiting({}), offered={"pid": os.getpid()}).number for _ in range(10)])
 
 
 def test_eight_processes_opening_one_new_study_at_once_never_share_a_number(tmp_path):
@@ -258,5 +262,5 @@ def test_a_second_driver_is_told_who_drives_and_may_once_the_first_is_killed(rec
 
 def test_a_reader_may_not_write(record, tmp_path):
     with Record.open(tmp_path, read_only=True) as reader, pytest.raises(OSError, match="was opened for reading"):
-        reader.start_new(offered={})
+        reader.start(reader.add_waiting({}))
     assert record.trials() == ()

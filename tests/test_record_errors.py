@@ -33,7 +33,7 @@ NFS = "/dev/vda / ext4 rw 0 0\nserver:/homes /home nfs4 rw 0 0\nserver:/x /home/
 def fill(directory, trials=40):
     with Record.create(directory, name="s", directions=["minimize"], seed=0, settings={}) as record:
         for number in range(trials):
-            record.start_new(offered={"x": number})
+            record.start(record.add_waiting({}), offered={"x": number})
             record.add_report(number, Report(1, (1.0,), {"loss": 0.5}))
             record.end(number, TrialState.COMPLETE, values=[number], detail="text " * 20)
     return directory / FILE
@@ -174,7 +174,7 @@ from tunesmith.errors import RecordFullError
 from tunesmith.record import Record
 from tunesmith.trial import TrialState
 record = Record.create(sys.argv[1], name="s", directions=["minimize"], seed=0, settings={})
-record.start_new(offered={})
+record.start(record.add_waiting({}))
 record.end(0, TrialState.COMPLETE, values=[1.0])
 if sys.argv[2] == "pages":
     record._db.execute("PRAGMA wal_checkpoint")
@@ -184,7 +184,7 @@ else:
 done = 1
 try:
     for number in range(1, 1000):
-        record.start_new(offered={})
+        record.start(record.add_waiting({}))
         record.end(number, TrialState.COMPLETE, values=[1.0], detail="x" * 5000)
         done += 1
 except RecordFullError as error:
@@ -203,7 +203,7 @@ def test_a_full_disk_loses_nothing_that_was_finished_and_the_study_goes_on_once_
     with Record.open(tmp_path) as record:
         assert sum(t.state is TrialState.COMPLETE for t in record.trials()) == told["done"]
         assert len(record.trials()) == told["seen"]
-        record.start_new(offered={})
+        record.start(record.add_waiting({}))
 
 
 def begin(directory, **settings):

@@ -152,11 +152,12 @@ class Record:
 
     def add_waiting(self, params: Mapping[str, Any], *, attrs: Mapping[str, Any] | None = None) -> int:
         """Add a trial that waits, with values decided beforehand. Returns its number."""
-        return self._add(TrialState.WAITING, params, attrs or {}, {}).number
-
-    def start_new(self, *, offered: Mapping[str, Any], why: Mapping[str, Any] | None = None) -> Trial:
-        """Add a trial that is RUNNING from now on."""
-        return self._add(TrialState.RUNNING, offered, {}, why or {})
+        offered, noted = plain(dict(params)), plain(dict(attrs or {}))
+        with self._lock:
+            with self._transaction():
+                trial = Trial(len(self._trials), TrialState.WAITING, offered=offered, attrs=noted)
+                self._write(ADD_TRIAL, trial)
+            return self._remember(trial, self._seen_change + 1).number
 
     def start(
         self, number: int, *, offered: Mapping[str, Any] | None = None, why: Mapping[str, Any] | None = None
@@ -344,19 +345,6 @@ class Record:
         self._seen_change = change
         self._tuple = None
         return trial
-
-    def _add(
-        self, state: TrialState, offered: Mapping[str, Any], attrs: Mapping[str, Any], why: Mapping[str, Any]
-    ) -> Trial:
-        given, noted, account = plain(dict(offered)), plain(dict(attrs)), plain(dict(why))
-        started = time.time() if state is TrialState.RUNNING else None
-        with self._lock:
-            with self._transaction():
-                trial = Trial(
-                    len(self._trials), state, {}, {}, given, attrs=noted, why=account, started=started
-                )  # fmt: skip
-                self._write(ADD_TRIAL, trial)
-            return self._remember(trial, self._seen_change + 1)
 
     def _change(self, number: int, change: Callable[[Trial], Trial], *states: TrialState) -> Trial:
         """Read, check and write a trial in one transaction, so that of two processes only one succeeds."""
