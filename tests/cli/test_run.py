@@ -143,6 +143,18 @@ def test_a_script_that_prints_a_bad_value_is_ended_early(run, script):
     assert study.trials[6].reports[-1].step < 150
 
 
+def test_a_script_is_tried_again_when_the_process_that_watches_it_is_killed(run, script):
+    command = script(
+        "if not pathlib.Path('again').exists():\n"
+        "    pathlib.Path('again').touch(); os.kill(os.getppid(), signal.SIGKILL); time.sleep(300)\n"
+        "print(json.dumps({'loss': a.x}))"
+    )
+    _, study = search(run, command, n=1)
+    (trial,) = study.trials
+    assert (trial.state, trial.attempt) == (TrialState.COMPLETE, 2)
+    assert trial.attrs["failures"] == ["lost: the script was killed by SIGKILL"]
+
+
 def test_no_trial_is_ended_early_when_that_is_not_wanted(run, script):
     command = script("for step in (1, 2): print(json.dumps({'step': step, 'loss': a.x}), flush=True); time.sleep(0.6)")
     _, study = search(run, command, "--backend", "optuna", "--no-prune", "--workers", 2, n=8)

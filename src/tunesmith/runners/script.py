@@ -405,6 +405,7 @@ def _reason(code: int, lines: Sequence[str]) -> str:
     last = lines[-1].strip()[:300] if lines else ""
     if any("out of memory" in line.lower() for line in lines[-20:]):
         return f"oom: {next(line.strip()[:300] for line in reversed(lines) if 'out of memory' in line.lower())}"
-    if code > 128 and code - 128 in {s.value for s in signal.Signals}:  # noqa: PLR2004  the shell's way to say a signal
-        return f"lost: the script was killed by {signal.Signals(code - 128).name}"
+    number = -code if code < 0 else code - 128  # of the guard, with which its script dies; the shell's way to say it
+    if number in {s.value for s in signal.Signals}:
+        return f"lost: the script was killed by {signal.Signals(number).name}"
     return f"error: the script exited with code {code}: {last}"
