@@ -9,7 +9,7 @@ TunesmithError
 ├── StudyLockedError (RuntimeError)    another process is driving the study
 ├── RankLostError (RuntimeError)       a rank of a distributed job has died, or did not come
 ├── SearchFailedError (RuntimeError)   the search was ended because its trials fail
-├── UserFunctionError (RuntimeError)   hp_space or compute_objective raised: a bug, not a failed trial
+├── UserFunctionError (RuntimeError)   a function of the search's own raised, such as hp_space: a bug, not a failed trial
 ├── ServiceError (ConnectionError)     a service that proposes trials refuses, or cannot be reached
 ├── DiskFullError (OSError)             a trial cannot save: the disk that holds its directory is full
 ├── ModelNotSavedError (RuntimeError)  the best trial's model was not saved and cannot be rebuilt
@@ -58,7 +58,7 @@ class SearchFailedError(TunesmithError, RuntimeError):
 
 
 class UserFunctionError(TunesmithError, RuntimeError):
-    """`hp_space`, `compute_objective` or `constraints` raised: a bug in the search's own functions, not a failed trial."""
+    """`hp_space`, `compute_objective`, `constraints` or `hp_name` raised: a bug in the search's own functions, not a failed trial."""
 
 
 class ServiceError(TunesmithError, ConnectionError):

@@ -181,7 +181,7 @@ def hyperparameter_search(
     Raises SettingError, SpaceError, UnknownBackendError or StudyChangedError (ValueErrors) for bad input and
     MissingDependencyError for a package that is not installed, before any training; StudyLockedError while another
     process drives the study, SearchFailedError when the trials fail, UserFunctionError for a bug in hp_space,
-    compute_objective or constraints.
+    compute_objective, constraints or hp_name.
     """
     name = backend.value if isinstance(backend, HPSearchBackend) else (backend or "tunesmith")
     alone = trainer.args.world_size == 1
