@@ -223,6 +223,7 @@ def main():
                 at_work = rng.random() < 0.8  # the others die while they begin
                 kill_after = LIMIT if enough else rng.uniform(0.0, 0.8 if at_work else 2.0)
                 counts["kills"] += one_round(study, kill_after=kill_after, at_work=at_work)
+                print("kills:", counts["kills"], file=sys.stderr, flush=True)
             counts["studies"] += 1
             counts["reports"] += len(study.reports)
             counts["ends"] += len(study.ends)

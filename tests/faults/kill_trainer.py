@@ -142,6 +142,7 @@ def main():
                 kill_after = PATIENCE if enough else rng.uniform(0.0, 2.0)
                 counts["kills"] += one_round(directory, said, counts["wrong"], kill_after=kill_after)
                 done = check(directory, said, counts["wrong"])
+                print("kills:", counts["kills"], file=sys.stderr, flush=True)
             trials = tunesmith.load_study(directory).trials
             if [t.state for t in trials] != [TrialState.COMPLETE] * TRIALS:
                 counts["wrong"].append(f"{TRIALS} complete trials were wanted, got {[t.state.value for t in trials]}")

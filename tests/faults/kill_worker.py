@@ -45,6 +45,7 @@ class Killer(threading.Thread):
                 victim = self.rng.choice(under_way)
                 os.kill(victim, signal.SIGKILL)
                 self.victims.append(victim)
+                print("killed", victim, file=sys.stderr, flush=True)
 
 
 def check(study, victims):
