@@ -74,7 +74,7 @@ check-newest: .venv/ready-to-test browser
 
 check-oldest: .venv-oldest/ready
 	$(OLD)/python -c 'import transformers; print("transformers", transformers.__version__)'
-	$(OLD)/python -m pytest tests/test_trainer.py tests/test_trainer_resume.py tests/test_trainer_workers.py tests/test_trainer_ranks.py tests/test_process_state.py tests/test_arguments.py tests/cli/test_run_trainer.py $(SHARED)
+	$(OLD)/python -m pytest tests/test_trainer.py tests/test_trainer_resume.py tests/test_trainer_workers.py tests/test_trainer_ranks.py tests/test_hyperparameters.py tests/test_objective.py tests/test_process_state.py tests/test_arguments.py tests/cli/test_run_trainer.py $(SHARED)
 
 check-plugins: .venv-plugins/ready
 	.venv-plugins/bin/python -m pytest tests/test_loggers.py tests/test_deepspeed.py $(SHARED)

@@ -34,6 +34,14 @@ def searched(**names):
     return lambda trial: {name.replace("__", "."): suggest(trial, name, *at) for name, at in names.items()}
 
 
+def rates(trial):
+    return {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True)}
+
+
+def search(trainer, hp_space=rates, n_trials=1, **settings):
+    return trainer.hyperparameter_search(hp_space=hp_space, n_trials=n_trials, seed=0, progress=False, **settings)
+
+
 @pytest.mark.parametrize("name", ["output_dir", "run_name", "push_to_hub", "resume_from_checkpoint"])
 def test_what_the_search_sets_itself_is_refused(tmp_path, name):
     trainer = tiny.make(Trainer, tmp_path)
@@ -116,3 +124,47 @@ def test_a_space_that_leaves_the_parameters_to_model_init_is_not(tmp_path):
 
 def rate(trial):
     return {"learning_rate": trial.suggest_float("learning_rate", 1e-3, 1e-1, log=True)}
+
+
+def test_unknown_hyperparameters_are_reported_before_the_first_trial(tmp_path):
+    def space(trial):
+        return {**rates(trial), "learning_rat": trial.suggest_float("learning_rat", 0, 1)}
+
+    with pytest.warns(UserWarning, match="'learning_rat' \\(did you mean 'learning_rate'\\?\\)"):
+        search(tiny.make(Trainer, tmp_path), space)
+    with pytest.raises(SettingError, match="learning_rat"):
+        search(tiny.make(Trainer, tmp_path / "b"), space, strict=True)
+    assert not (tmp_path / "b" / "study.sqlite").exists()
+
+
+def test_a_value_that_cannot_be_is_an_error_before_the_first_trial(tmp_path):
+    def space(trial):
+        return {"per_device_train_batch_size": trial.suggest_float("per_device_train_batch_size", 1.1, 1.9)}
+
+    with pytest.raises(SettingError, match=r"got .*: per_device_train_batch_size must be int"):
+        search(tiny.make(Trainer, tmp_path), space)
+
+
+def test_a_value_that_transformers_refuses_is_an_error_before_the_first_trial(tmp_path):
+    def space(trial):
+        return {"lr_scheduler_type": trial.suggest_categorical("lr_scheduler_type", ["cosinus"])}
+
+    with pytest.raises(SettingError, match=r"got .'lr_scheduler_type': 'cosinus'.: cosinus is not a valid"):
+        search(tiny.make(Trainer, tmp_path), space)
+
+
+@pytest.mark.parametrize("argument", ["optimizers", "optimizer_cls_and_kwargs"])
+def test_a_rate_that_a_given_optimizer_does_not_read_is_said_to_have_no_effect(tmp_path, argument):
+    model = tiny.model_init()
+    given = {
+        "optimizers": (torch.optim.SGD(model.parameters(), lr=0.1), None),
+        "optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1}),
+    }[argument]
+    data = tiny.Points(32, 0)
+    trainer = Trainer(
+        model=model, args=tiny.arguments(tmp_path), train_dataset=data, eval_dataset=data, **{argument: given}
+    )
+    with pytest.raises(SettingError, match=f"learning_rate has none in a Trainer that was given {argument}"):
+        search(trainer, strict=True)
+    with pytest.warns(UserWarning, match="learning_rate has none"):
+        search(trainer)

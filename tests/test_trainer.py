@@ -18,7 +18,7 @@ from transformers.trainer_utils import BestRun
 
 import tunesmith
 from tunesmith import Trainer
-from tunesmith.errors import ModelNotSavedError, SettingError, UserFunctionError
+from tunesmith.errors import ModelNotSavedError, UserFunctionError
 from tunesmith.trial import TrialState
 
 
@@ -313,33 +313,6 @@ def test_any_trainer_class_can_be_made_tunable(tmp_path):
     assert trainer.noticed == "kept"
 
 
-def test_unknown_hyperparameters_are_reported_before_the_first_trial(tmp_path):
-    def space(trial):
-        return {**rates(trial), "learning_rat": trial.suggest_float("learning_rat", 0, 1)}
-
-    with pytest.warns(UserWarning, match="'learning_rat' \\(did you mean 'learning_rate'\\?\\)"):
-        search(tiny.make(Trainer, tmp_path), space, n_trials=1)
-    with pytest.raises(SettingError, match="learning_rat"):
-        search(tiny.make(Trainer, tmp_path / "b"), space, n_trials=1, strict=True)
-    assert not (tmp_path / "b" / "study.sqlite").exists()
-
-
-def test_a_value_that_cannot_be_is_an_error_before_the_first_trial(tmp_path):
-    def space(trial):
-        return {"per_device_train_batch_size": trial.suggest_float("per_device_train_batch_size", 1.1, 1.9)}
-
-    with pytest.raises(SettingError, match=r"got .*: per_device_train_batch_size must be int"):
-        search(tiny.make(Trainer, tmp_path), space)
-
-
-def test_a_value_that_transformers_refuses_is_an_error_before_the_first_trial(tmp_path):
-    def space(trial):
-        return {"lr_scheduler_type": trial.suggest_categorical("lr_scheduler_type", ["cosinus"])}
-
-    with pytest.raises(SettingError, match=r"got .'lr_scheduler_type': 'cosinus'.: cosinus is not a valid"):
-        search(tiny.make(Trainer, tmp_path), space)
-
-
 def test_bugs_in_the_users_functions_raise_at_once(tmp_path):
     with pytest.raises(UserFunctionError, match="hp_space failed: ZeroDivisionError"):
         search(tiny.make(Trainer, tmp_path), lambda trial: {"learning_rate": 1 / 0})
@@ -389,29 +362,6 @@ def test_pruning_by_optunas_pruners(tmp_path):
     states = [t.state for t in best.run_summary.trials]
     assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
     assert best.run_id == "0"
-
-
-def test_the_metric_for_best_model_is_the_objective_in_its_direction(tmp_path):
-    trainer = tiny.make(
-        Trainer, tmp_path, compute_metrics=tiny.accuracy, metric_for_best_model="accuracy", greater_is_better=True
-    )
-    with pytest.warns(UserWarning, match="eval_accuracy is maximized"):
-        best = search(trainer)
-    assert best.objective == max(t.value for t in best.run_summary.trials)
-    assert best.run_summary.directions == ("maximize",)
-
-
-def test_minimizing_a_sum_of_metrics_is_pointed_out(tmp_path):
-    trainer = tiny.make(Trainer, tmp_path, compute_metrics=tiny.accuracy)
-    with pytest.warns(UserWarning, match="minimized is the sum eval_accuracy"):
-        search(trainer, n_trials=1)
-
-
-def test_minimizing_a_sum_of_losses_is_not(tmp_path, recwarn):
-    trainer = tiny.make(Trainer, tmp_path)
-    trainer.eval_dataset = {"a": tiny.Points(32, 1), "b": tiny.Points(32, 2)}
-    assert search(trainer, n_trials=1).trial.metrics.keys() >= {"eval_a_loss", "eval_b_loss"}
-    assert not [w for w in recwarn if "is the sum" in str(w.message)]
 
 
 def test_a_second_search_in_the_same_output_dir_has_a_folder_of_its_own(tmp_path):

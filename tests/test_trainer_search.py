@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 import tiny
-import torch
 from test_trainer import rates
 
 import tunesmith
 from tunesmith import Trainer
-from tunesmith.errors import SettingError
 from tunesmith.kept import FILE as KEPT
 
 
@@ -58,35 +56,3 @@ def test_a_constraint_that_asks_for_a_metric_that_the_trainer_lacks_names_those_
         trainer.hyperparameter_search(
             hp_space=rates, n_trials=2, seed=0, progress=False, constraints=lambda metrics: metrics["size"]
         )
-
-
-def test_a_trainer_with_an_evaluation_of_its_own_needs_no_eval_dataset(tmp_path):
-    class Own(Trainer):
-        def get_eval_dataloader(self, eval_dataset=None):
-            return super().get_eval_dataloader(tiny.Points(64, 1))
-
-    trainer = Own(
-        model_init=tiny.model_init,
-        args=tiny.arguments(tmp_path, eval_strategy="no", save_strategy="no", num_train_epochs=1),
-        train_dataset=tiny.Points(64, 0),
-    )
-    best = trainer.hyperparameter_search(rates, n_trials=2, progress=False)
-    assert len(best.study.completed()) == 2
-
-
-@pytest.mark.parametrize("argument", ["optimizers", "optimizer_cls_and_kwargs"])
-def test_a_rate_that_a_given_optimizer_does_not_read_is_said_to_have_no_effect(tmp_path, argument):
-    model = tiny.model_init()
-    given = {
-        "optimizers": (torch.optim.SGD(model.parameters(), lr=0.1), None),
-        "optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1}),
-    }[argument]
-    data = tiny.Points(32, 0)
-    trainer = Trainer(
-        model=model, args=tiny.arguments(tmp_path), train_dataset=data, eval_dataset=data, **{argument: given}
-    )
-    settings = {"hp_space": rates, "n_trials": 1, "seed": 0, "progress": False}
-    with pytest.raises(SettingError, match=f"learning_rate has none in a Trainer that was given {argument}"):
-        trainer.hyperparameter_search(strict=True, **settings)
-    with pytest.warns(UserWarning, match="learning_rate has none"):
-        trainer.hyperparameter_search(**settings)
