@@ -140,6 +140,11 @@ def test_a_trial_can_be_stopped_before_its_worker_is_ready(runner_of):
     assert ended.outcome.reason == "interrupted: at once"
 
 
+def test_what_cannot_be_kept_with_a_trial_fails_that_trial_only(runner_of):
+    outcome = one(runner_of(tasks.keep_an_exception))
+    assert outcome.reason == "error: SettingError: only JSON values can be stored, got Untold: Untold('name')"
+
+
 def test_signals_for_the_driver_do_not_end_a_trial(runner_of):
     assert one(runner_of(tasks.signal_myself)).values == (1.0,)
 

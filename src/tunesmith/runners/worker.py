@@ -29,6 +29,7 @@ from optuna.distributions import BaseDistribution
 
 from tunesmith.errors import SettingError, UserFunctionError
 from tunesmith.record import FILE
+from tunesmith.record_file import plain
 from tunesmith.runners import Outcome, Task, execute
 from tunesmith.runners.pickling import dumps, loads
 from tunesmith.trial import CONTINUE, Assignment, Decision, Link, LiveTrial, Report, TrialState
@@ -119,8 +120,8 @@ class PipeLink:
         self._call("checkpoint", str(Path(path).absolute()), step)
 
     def annotate(self, key: str, value: Any) -> None:
-        """Have the driver record an attribute."""
-        self._call("annotate", key, value)
+        """Have the driver record an attribute. Raises SettingError here for what is no JSON: the driver may fail to unpickle it."""
+        self._call("annotate", key, plain(value))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Send it to the driver, and go on."""
