@@ -16,6 +16,9 @@ from tunesmith.engine.sobol import sobol
 FEWEST = 6  # trials below which every interval would span nearly everything
 _MODEL_ON = 200
 _FUNCTIONS, _FEATURES, _POINTS = 40, 384, 256
+_WIDENED = (
+    1.15  # Laplace's approximation is narrower than the posterior: so measured, by how often intervals hold the truth
+)
 SIGNAL_OR_NOISE = (gp.USUAL, gp.Prior(noise=0.0))
 _LENGTH_PRECISION = 1.0 / 3.0  # of the lengthscales' prior: what is known in a direction that the data say nothing of
 
@@ -52,12 +55,14 @@ def importances(
         keep = np.sort(rng.choice(len(y), _MODEL_ON, replace=False))
         rows, y = [rows[i] for i in keep], y[keep]
     points, target = cube.encode(rows), warp.half_rank(y)
-    uniform = sobol(_POINTS, 2 * len(cube), rng)
-    first, second = cube.from_uniform(uniform[:, : len(cube)]), cube.from_uniform(uniform[:, len(cube) :])
-    at = np.vstack([first, second, *(np.where(cube.group == k, second, first) for k in range(len(cube)))])
-    thetas = hyperparameters(points, target, cube.group, count=_FUNCTIONS, rng=rng, priors=SIGNAL_OR_NOISE)
-    drawn = np.array([draw_function(points, target, at, cube.group, theta=t, rng=rng) for t in thetas])
-    totals, mains = _indices(drawn.reshape(_FUNCTIONS, len(cube) + 2, _POINTS))
+    thetas = hyperparameters(
+        points, target, cube.group, count=_FUNCTIONS, rng=rng, priors=SIGNAL_OR_NOISE, widened=_WIDENED
+    )
+    drawn = []
+    for theta in thetas:
+        values = draw_function(points, target, _places(cube, rng), cube.group, theta=theta, rng=rng)
+        drawn.append(warp.half_rank(values))  # anew: the trials' median was a guess at that of the space
+    totals, mains = _indices(np.array(drawn).reshape(_FUNCTIONS, len(cube) + 2, _POINTS))
     # between these of 40 draws lie 90 % of further ones, between NumPy's default quantiles 85 %
     low, total, high = np.quantile(totals, [0.05, 0.5, 0.95], axis=0, method="weibull")
     main = np.median(mains, axis=0)
@@ -68,21 +73,39 @@ def importances(
     return dict(sorted(found.items(), key=lambda item: -item[1].total))
 
 
+def _places(cube: Cube, rng: Rng) -> Array:
+    """Two samples of the space, and for each parameter the first with the second's values of it; (2 + d) * _POINTS rows.
+
+    Each drawn function has its own, so that what they leave to chance is in the intervals.
+    """
+    uniform = sobol(_POINTS, 2 * len(cube), rng)
+    first, second = cube.from_uniform(uniform[:, : len(cube)]), cube.from_uniform(uniform[:, len(cube) :])
+    return np.vstack([first, second, *(np.where(cube.group == k, second, first) for k in range(len(cube)))])
+
+
 def hyperparameters(
-    points: Array, y: Array, group: Index, *, count: int, rng: Rng, priors: Sequence[gp.Prior] = (gp.USUAL,)
+    points: Array,
+    y: Array,
+    group: Index,
+    *,
+    count: int,
+    rng: Rng,
+    priors: Sequence[gp.Prior] = (gp.USUAL,),
+    widened: float = 1.0,
 ) -> Array:
     """Draws of (log lengthscales, log noise variance), shape (count, parameters + 1): Laplace's approximation.
 
     A normal distribution about the posterior mode, with the inverse of the Hessian there (from differences of gradients)
     as its covariance; MacKay 2003, chapter 27. Of several `priors` each has its own mode, and draws in proportion to its
     evidence (chapter 28): where one expects little but noise, noise is not explained by short lengthscales.
+    `widened` times its deviations.
     """
     modes = [_laplace(points, y, group, prior) for prior in priors]
     evidence = np.array([e for _, _, e in modes])
     weights = np.exp(evidence - evidence.max())
     counts = rng.multinomial(count, weights / weights.sum())
     return np.vstack(
-        [m + rng.normal(size=(k, len(m))) @ spread.T for (m, spread, _), k in zip(modes, counts, strict=True)]
+        [m + widened * rng.normal(size=(k, len(m))) @ spread.T for (m, spread, _), k in zip(modes, counts, strict=True)]
     )
 
 
