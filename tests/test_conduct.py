@@ -1,4 +1,4 @@
-"""Where the study of a search lies."""
+"""Where the study of a search lies, and what a script that torchrun has started may not ask for."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import tunesmith
+from tunesmith.conduct import check_launched
+from tunesmith.errors import SettingError
 
 
 def test_a_study_stays_where_it_began_when_a_trial_changes_the_working_directory(
@@ -24,3 +26,17 @@ def test_a_study_stays_where_it_began_when_a_trial_changes_the_working_directory
     assert not any((tmp_path / "other").iterdir())
     assert {"report.html", "run-0", "run-1", "study.sqlite"} <= {p.name for p in (tmp_path / "here").iterdir()}
     assert study.run_directory(1).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"tuned": True}, "Ray Tune starts its own workers, got a script under torchrun"),
+        ({"tuned": False, "workers": 2}, "workers must be None under torchrun, got 2: a trial runs on all 4 ranks"),
+    ],
+)
+def test_what_starts_workers_is_refused_in_a_script_that_torchrun_has_started(
+    given: dict[str, object], text: str
+) -> None:
+    with pytest.raises(SettingError, match=text):
+        check_launched(4, **given)

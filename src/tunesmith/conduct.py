@@ -243,8 +243,10 @@ def as_directions(direction: str | Sequence[str]) -> tuple[str, ...]:
     return (direction,) if isinstance(direction, str) else tuple(direction)
 
 
-def check_launched(ranks: int, **given: Any) -> None:
-    """Raise SettingError for settings of workers in a script that torchrun has started."""
+def check_launched(ranks: int, *, tuned: bool, **given: Any) -> None:
+    """Raise SettingError in a script that torchrun has started, for settings of workers and where Ray Tune drives (`tuned`)."""
+    if tuned:
+        raise SettingError("Ray Tune starts its own workers, got a script under torchrun; start it without torchrun")
     for name, value in given.items():
         if value is not None:
             raise SettingError(

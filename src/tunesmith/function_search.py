@@ -12,7 +12,6 @@ from tunesmith.backends import leaves_loop, preferred_runner
 from tunesmith.conditional import Conditional
 from tunesmith.conduct import Plan, as_directions, check_launched, conduct, describe, tune_place
 from tunesmith.constraints import Constraints, Function
-from tunesmith.errors import SettingError
 from tunesmith.loop import Budget
 from tunesmith.opening import Resume
 from tunesmith.places import Places
@@ -145,16 +144,13 @@ def search(
     if ranks is not None:
         check_launched(
             ranks.group.size,
+            tuned=leaves_loop(backend, options),
             workers=workers,
             threads_per_trial=threads_per_trial,
             gpus_per_trial=gpus_per_trial,
             ranks_per_trial=ranks_per_trial,
             runner=runner,
         )
-        if leaves_loop(backend, options):
-            raise SettingError(
-                "Ray Tune starts its own workers, got a script under torchrun; start it without torchrun"
-            )
         return ranks.run(task, lambda place: conduct(plan, place), trial_timeout=trial_timeout)
     where = runner or preferred_runner(backend)
     places = Places(

@@ -193,6 +193,7 @@ def hyperparameter_search(
     if not alone:
         check_launched(
             trainer.args.world_size,
+            tuned=tuned,
             workers=workers,
             threads_per_trial=threads_per_trial,
             gpus_per_trial=gpus_per_trial,
@@ -396,8 +397,6 @@ def _places(trainer: transformers.Trainer, places: Places, options: Mapping[str,
 
 def _check_tuned(trainer: transformers.Trainer) -> None:
     """What Ray Tune's scheduler or search algorithm needs of a Trainer."""
-    if trainer.args.world_size > 1:
-        raise SettingError("Ray Tune starts its own workers, got a script under torchrun; start it without torchrun")
     if str(getattr(trainer.args.eval_strategy, "value", trainer.args.eval_strategy)) == "no":
         raise SettingError(
             'eval_strategy must be "steps" or "epoch", so that Ray Tune learns how a trial does, got "no"; set it in the '
