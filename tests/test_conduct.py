@@ -1,10 +1,11 @@
-"""Where the study of a search lies, and what a script that torchrun has started may not ask for."""
+"""What is checked of a search before it begins, where its study lies, and what a script under torchrun may not ask for."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from transformers import EarlyStoppingCallback
 
 import tunesmith
 from tunesmith.conduct import check_launched
@@ -40,3 +41,24 @@ def test_what_starts_workers_is_refused_in_a_script_that_torchrun_has_started(
 ) -> None:
     with pytest.raises(SettingError, match=text):
         check_launched(4, **given)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"seed": "a"}, "seed must be a whole number or None, got 'a'"),
+        ({"objective": "f"}, "objective must be a function, got 'f'"),
+        ({"callbacks": print}, "callbacks must be a list of objects, got <built-in function print>"),
+        (
+            {"callbacks": [EarlyStoppingCallback()]},
+            "got 'EarlyStoppingCallback', which has none: .* callbacks of a Tr",
+        ),
+        ({"callbacks": [print]}, "got 'print', which has none"),
+    ],
+)
+def test_what_would_be_of_no_use_is_refused_before_any_trial(tmp_path, settings, text):
+    with pytest.raises(SettingError, match=text):
+        tunesmith.search(
+            **{"objective": lambda t: 1.0, "n_trials": 1, "directory": tmp_path, "progress": False, **settings}
+        )
+    assert not list(tmp_path.iterdir())

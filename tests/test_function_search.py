@@ -395,14 +395,6 @@ def test_stop_when_is_checked(tmp_path: Path, settings, message: str) -> None:
         tunesmith.search(lambda trial: 0.0, directory=tmp_path, **settings)
 
 
-def test_a_callback_that_would_never_be_called_is_refused(tmp_path: Path) -> None:
-    def never(study, trial) -> None:
-        raise AssertionError
-
-    with pytest.raises(SettingError, match=r"methods such as on_trial_end\(study, trial\), got 'never'"):
-        tunesmith.search(bowl, n_trials=1, directory=tmp_path, progress=False, callbacks=[never])
-
-
 def test_a_function_that_asks_for_no_parameter_is_told_once_that_all_trials_are_the_same(tmp_path):
     class Heard(list):
         def on_message(self, study, text):

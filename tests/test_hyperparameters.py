@@ -76,6 +76,28 @@ def test_an_argument_that_another_one_overrules_is_said_to_have_no_effect(tmp_pa
     assert bool(said) == bool(found)
 
 
+def test_settings_that_the_schedule_does_not_take_are_refused(tmp_path):
+    trainer = tiny.make(Trainer, tmp_path, lr_scheduler_type="cosine_with_restarts")
+    with pytest.raises(SettingError, match=r"what the schedule takes, got .*'num_cycle': .* unexpected keyword"):
+        trainer.hyperparameter_search(searched(lr_scheduler_kwargs__num_cycle=(1, 4)), progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_enqueued_under_a_wrong_name_or_out_of_range_is_told_of(tmp_path):
+    trainer = tiny.make(Trainer, tmp_path, num_train_epochs=1)
+    enqueue = [{"learning_rat": 0.01}, {"learning_rate": 5.0}]
+    with pytest.warns(UserWarning, match="enqueued parameters") as caught:
+        trainer.hyperparameter_search(rate, n_trials=1, enqueue=enqueue, progress=False)
+    name, value = (str(w.message) for w in caught)
+    assert "must be in the space, got learning_rat; known: learning_rate" in name
+    assert "must be within their range, got learning_rate=5.0, which is not in FloatDistribution" in value
+
+
+def test_a_name_for_runs_is_given_by_a_function(tmp_path):
+    with pytest.raises(SettingError, match="hp_name must be a function of the trial that gives a name, got 'mine'"):
+        tiny.make(Trainer, tmp_path).hyperparameter_search(rate, hp_name="mine", progress=False)
+
+
 def test_arguments_of_sgd_are_said_to_have_no_effect_where_transformers_does_not_hand_them_on(tmp_path):
     trainer = tiny.make(Trainer, tmp_path, optim="sgd")
     found = told(trainer, searched(optim_args__momentum=(0.1, 0.9)))

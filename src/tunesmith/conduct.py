@@ -6,13 +6,16 @@ import os
 import secrets
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import psutil
+from optuna.distributions import BaseDistribution
 
 from tunesmith.backends import Setting, backend_class, check_options
 from tunesmith.errors import SettingError, StudyLockedError
@@ -28,9 +31,10 @@ from tunesmith.runners import Runner, Task
 from tunesmith.runners.workers import WorkersRunner
 from tunesmith.storage import Storage
 from tunesmith.study import Memory, Study
-from tunesmith.trial import Space
+from tunesmith.trial import Space, contains
 
 DIRECTIONS = ("minimize", "maximize")
+EVENTS = ("on_search_start", "on_trial_start", "on_report", "on_trial_end", "on_message", "on_search_end")
 _GATE_WAIT = 10.0  # seconds in which a driver that takes in others has opened its gate
 
 
@@ -71,15 +75,61 @@ class Plan:
         for params in self.enqueue:
             if not isinstance(params, Mapping):
                 raise SettingError(f"enqueue must be a list of dicts of parameters, got {params!r}")
-        for callback in self.callbacks:
-            if callable(callback) and not any(name.startswith("on_") for name in dir(callback)):
-                raise SettingError(
-                    "callbacks must be objects with methods such as on_trial_end(study, trial), got "
-                    f"{getattr(callback, '__name__', callback)!r}, which has none: it would never be called"
-                )
+        _check_functions(self.functions)
+        _check_seed(self.seed)
         check_options(self.backend, self.options)
         if self.storage_url is not None:
             Storage(self.storage_url)
+
+
+def _check_seed(seed: Any) -> None:
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, Integral)):
+        raise SettingError(f"seed must be a whole number or None, got {seed!r}")
+
+
+def _check_functions(functions: Mapping[str, Any]) -> None:
+    for role, function in functions.items():
+        if not callable(function):
+            raise SettingError(f"{role} must be a function, got {function!r}")
+
+
+def as_callbacks(callbacks: Any) -> list[Any]:
+    """The user's observers as a list. Raises SettingError for one that would never be called."""
+    if not isinstance(callbacks, list | tuple):
+        raise SettingError(f"callbacks must be a list of objects, got {callbacks!r}; write [...] around it")
+    for callback in callbacks:
+        if isinstance(callback, type) or not any(hasattr(callback, event) for event in EVENTS):
+            raise SettingError(
+                f"callbacks must be objects with one of the methods {', '.join(EVENTS)}, got "
+                f"{getattr(callback, '__name__', type(callback).__name__)!r}, which has none: it would never be called; "
+                "callbacks of a Trainer go to its constructor"
+            )
+    return list(callbacks)
+
+
+def check_enqueued(
+    enqueue: Sequence[Mapping[str, Any]], space: Mapping[str, Sequence[BaseDistribution]], *, elsewhere: str = ""
+) -> None:
+    """Warn of enqueued parameters that no trial asks for, by the ranges of each name, or that lie in none of them.
+
+    `elsewhere`: text that mentions further parameters.
+    """
+    for params in enqueue:
+        unknown = sorted(name for name in params if name not in space and repr(name) not in elsewhere)
+        if unknown:
+            warnings.warn(
+                f"enqueued parameters must be in the space, got {', '.join(unknown)}; known: {', '.join(sorted(space))}",
+                UserWarning,
+                stacklevel=4,
+            )
+        for name, value in params.items():
+            if name in space and not any(contains(d, value) for d in space[name]):
+                warnings.warn(
+                    f"enqueued parameters must be within their range, got {name}={value!r}, which is not in "
+                    f"{' or '.join(map(str, space[name]))}; another value is drawn",
+                    UserWarning,
+                    stacklevel=4,
+                )
 
 
 def _check_budget(budget: Budget, *, objectives: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +9,16 @@ from typing import Any, Literal
 from tunesmith.aliases import by_known_names
 from tunesmith.backends import leaves_loop, preferred_runner
 from tunesmith.conditional import Conditional
-from tunesmith.conduct import Plan, as_directions, check_launched, conduct, describe, tune_place
+from tunesmith.conduct import (
+    Plan,
+    as_callbacks,
+    as_directions,
+    check_enqueued,
+    check_launched,
+    conduct,
+    describe,
+    tune_place,
+)
 from tunesmith.constraints import Constraints, Function
 from tunesmith.loop import Budget
 from tunesmith.opening import Resume
@@ -20,7 +28,7 @@ from tunesmith.runners.ranks import Ranks
 from tunesmith.settings_text import nested
 from tunesmith.space import as_function, parse_space
 from tunesmith.study import Study
-from tunesmith.trial import LiveTrial, Space
+from tunesmith.trial import LiveTrial
 
 
 @by_known_names
@@ -131,7 +139,7 @@ def search(
         written=None if tree is not None else space,
         enqueue=enqueue if tree is None else [tree.point(p) for p in enqueue],
         budget=Budget(n_trials, timeout, max_failures, max_retries, stop_when),
-        callbacks=[*([] if constraints is None else [Constraints(constraints)]), *callbacks],
+        callbacks=[*([] if constraints is None else [Constraints(constraints)]), *as_callbacks(callbacks)],
         progress=progress,
         prune_metric=prune_metric,
         compare_at=compare_at,
@@ -139,7 +147,7 @@ def search(
         storage_url=storage_url,
     )
     if enqueue and every is not None:
-        _check_enqueued(plan.enqueue, every)
+        check_enqueued(plan.enqueue, {name: [d] for name, d in every.items()})
     ranks = Ranks.here()
     if ranks is not None:
         check_launched(
@@ -159,14 +167,3 @@ def search(
     if leaves_loop(backend, options):
         return conduct(plan, tune_place(plan, places, task, space=every))
     return conduct(plan, places.make(task))
-
-
-def _check_enqueued(enqueue: Sequence[Mapping[str, Any]], space: Space) -> None:
-    for params in enqueue:
-        unknown = sorted(set(params) - set(space))
-        if unknown:
-            warnings.warn(
-                f"enqueued parameters must be in the space, got {', '.join(unknown)}; known: {', '.join(sorted(space))}",
-                UserWarning,
-                stacklevel=4,
-            )

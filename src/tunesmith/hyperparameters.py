@@ -38,6 +38,7 @@ def check(probe: Probe, trainer: transformers.Trainer, given: Mapping[str, Any],
                 f"{_SET_BY_SEARCH[name]}"
             )
     made = _arguments(probe, trainer)
+    _check_schedule(probe, trainer, made)
     messages = [
         *([] if probe.distributions or arguments.suggestions(trainer.model_init) else [_without_parameters(probe)]),
         *_overruled(probe, made),
@@ -62,6 +63,22 @@ def _arguments(probe: Probe, trainer: transformers.Trainer) -> list[Any]:
         except ValueError as error:
             raise SettingError(f"hyperparameters must be what TrainingArguments takes, got {known}: {error}") from error
     return made
+
+
+def _check_schedule(probe: Probe, trainer: transformers.Trainer, made: Sequence[Any]) -> None:
+    """Raise SettingError for settings that transformers' schedules refuse, which every trial would otherwise."""
+    ours = any(getattr(type(trainer), hook) is not getattr(transformers.Trainer, hook) for hook in _SCHEDULE.hooks)
+    if ours or trainer.is_deepspeed_enabled or not _OF_SCHEDULE & {name.partition(".")[0] for name in probe.names}:
+        return
+    args = made[0]
+    try:
+        for args in made:
+            _schedule(args, trainer)
+    except (TypeError, ValueError) as error:
+        raise SettingError(
+            f"hyperparameters must be what the schedule takes, got lr_scheduler_type={_shown([args], 'lr_scheduler_type')} with "
+            f"lr_scheduler_kwargs={args.lr_scheduler_kwargs}: {error}"
+        ) from error
 
 
 def _known(values: Mapping[str, Any], trainer: transformers.Trainer) -> dict[str, Any]:
@@ -156,6 +173,12 @@ def _length(args: Any, trainer: transformers.Trainer) -> Any:  # noqa: ARG001
     return args.max_steps if args.max_steps > 0 else args.num_train_epochs
 
 
+_SCHEDULE = _Made(
+    frozenset({"warmup_steps", "warmup_ratio", "lr_scheduler_kwargs"}),
+    ("lr_scheduler_type", "warmup_steps"),
+    ("create_scheduler", "create_optimizer_and_scheduler"),
+    _schedule,
+)
 _MADE = (
     _Made(
         frozenset({"adam_beta1", "adam_beta2", "adam_epsilon", "optim_args"}),
@@ -163,12 +186,7 @@ _MADE = (
         ("create_optimizer", "create_optimizer_and_scheduler"),
         _optimizer,
     ),
-    _Made(
-        frozenset({"warmup_steps", "warmup_ratio", "lr_scheduler_kwargs"}),
-        ("lr_scheduler_type", "warmup_steps"),
-        ("create_scheduler", "create_optimizer_and_scheduler"),
-        _schedule,
-    ),
+    _SCHEDULE,
     _Made(frozenset({"num_train_epochs"}), ("max_steps",), (), _length),
 )
 

@@ -54,6 +54,8 @@ class TrainerTask:
         self.trainer = trainer
         self.space = space
         self.objective = objective
+        if not (hp_name is None or callable(hp_name)):
+            raise SettingError(f"hp_name must be a function of the trial that gives a name, got {hp_name!r}")
         self.hp_name = partial(_name, hp_name)
         # transformers 4 asks a trial of SigOpt's for `assignments`, which Optuna's have not
         known = {b.value for b in HPSearchBackend} - {"sigopt"}

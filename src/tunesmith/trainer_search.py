@@ -19,7 +19,16 @@ from tunesmith.aliases import by_known_names
 from tunesmith.backends import leaves_loop, preferred_runner
 from tunesmith.best_run import BestRun, add_to_card
 from tunesmith.conditional import COMPUTED
-from tunesmith.conduct import OwnLoop, Plan, as_directions, check_launched, conduct, tune_place
+from tunesmith.conduct import (
+    OwnLoop,
+    Plan,
+    as_callbacks,
+    as_directions,
+    check_enqueued,
+    check_launched,
+    conduct,
+    tune_place,
+)
 from tunesmith.constraints import Constraints, Function
 from tunesmith.errors import SettingError
 from tunesmith.folders import leave_out_of_commits
@@ -251,7 +260,7 @@ def hyperparameter_search(
                 ("compute_objective", compute_objective),
                 ("model_init", trainer.model_init),
             )
-            if callable(f)
+            if callable(f) or (f is not None and role != "hp_space")
         },
         seed=seed,
         space=function.static,
@@ -262,7 +271,7 @@ def hyperparameter_search(
             disk,
             kept,
             SumWatch(objective),
-            *callbacks,
+            *as_callbacks(callbacks),
         ],
         progress=progress,
         prune_metric=prune_metric,
@@ -272,6 +281,7 @@ def hyperparameter_search(
         define=None if function.static is not None else function,
         written=function.written,
     )
+    check_enqueued(plan.enqueue, probe.distributions, elsewhere=" ".join(plan.identity["model_init"]))
     task = TrainerTask(trainer, function, objective, backend=name, hp_name=hp_name, kept=kept, bars=not progress)
     hyperparameters.check(probe, trainer, task.recipe.kwargs, strict=strict)
     task.check()
