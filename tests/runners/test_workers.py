@@ -272,6 +272,7 @@ def test_a_signal_to_all_processes_of_a_job_does_not_end_workers_that_are_being_
     runner = runner_of(square, preload=["slow_to_load"])
     (server,) = set(psutil.Process().children()) - set(before)
     runner.start(Assignment(0), Driver(value=0.5))
+    server.send_signal(number)  # it is hardly there
     until = time.monotonic() + LIMIT
     while not begun.exists() and time.monotonic() < until:
         time.sleep(0.01)

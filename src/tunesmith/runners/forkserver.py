@@ -39,7 +39,8 @@ _DRIVER_CHECK = 1.0  # seconds between looks at whether the driver is still ther
 _START = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[4]); from tunesmith.runners.forkserver import main; main()"
 )
-_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # the driver decides what they mean, also for its workers
+# the driver decides what they mean, also for its workers; Windows, which has no workers, lacks one
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class ForkServer:
@@ -58,15 +59,19 @@ class ForkServer:
                 json.dumps(list(preload)),
                 str(scratch),
             ]
-            self._process = subprocess.Popen(  # noqa: S603  our own interpreter
-                [*command, json.dumps(sys.path)],
-                env={**os.environ, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until it handles them
+            try:
+                self._process = subprocess.Popen(  # noqa: S603  our own interpreter
+                    [*command, json.dumps(sys.path)],
+                    env={**os.environ, **environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def fileno(self) -> int:
         """For `select` and `multiprocessing.connection.wait`: readable when a worker has exited, or the server has."""
@@ -109,8 +114,9 @@ def main() -> None:
     """Serve until the driver is gone."""
     control = socket.socket(fileno=int(sys.argv[1]))
     driver = os.getppid()
-    for name in ("SIGCHLD", *_SIGNALS):
-        signal.signal(getattr(signal, name), _ignored)
+    for number in (signal.SIGCHLD, *_SIGNALS):
+        signal.signal(number, _ignored)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # until it can hear the driver, this ends it
     gc.disable()  # modules load little garbage, and looking for it takes an eighth of the time
     for module in json.loads(sys.argv[2]):
