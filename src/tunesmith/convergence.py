@@ -24,5 +24,5 @@ def convergence(trials: Sequence[Trial], directions: Sequence[str], *, seed: int
         return None
     return (
         f"converged: the best of further trials would gain {left.median:.3g}, at most {left.high:.3g} (90 %), no more than "
-        f"the noise of {left.noise:.3g}"
+        f"half the noise of {left.noise:.3g}; the last {left.stood} trials gained nothing that matters"
     )

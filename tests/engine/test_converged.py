@@ -3,7 +3,7 @@
 import numpy as np
 
 from tunesmith.engine import Number, Observation, suggest
-from tunesmith.engine.converged import FEWEST, remaining
+from tunesmith.engine.converged import FEWEST, Remaining, remaining
 
 SPACE = {"x": Number(0.0, 1.0), "y": Number(0.0, 1.0)}
 
@@ -45,3 +45,17 @@ def test_a_space_that_was_hardly_looked_at_has_not() -> None:
 def test_the_same_trials_give_the_same_answer() -> None:
     rows, losses = searched(18, noise=0.01)
     assert remaining(SPACE, rows, losses, seed=0) == remaining(SPACE, rows, losses, seed=0)
+
+
+def test_a_gain_of_more_than_half_the_noise_is_worth_going_on() -> None:
+    assert not Remaining(median=0.2, high=0.6, noise=1.0, stood=20).converged
+    assert Remaining(median=0.2, high=0.4, noise=1.0, stood=20).converged
+
+
+def test_a_best_trial_that_is_new_is_not_the_last_word() -> None:
+    rows, losses = searched(24)
+    order = sorted(range(24), key=lambda k: -losses[k])
+    worst_first = remaining(SPACE, [rows[k] for k in order], [losses[k] for k in order], seed=0)
+    assert worst_first is not None
+    assert worst_first.stood < FEWEST
+    assert not worst_first.converged

@@ -21,24 +21,28 @@ _FUNCTIONS, _RANDOM, _NEAR = 24, 400, 200
 class Remaining:
     """What the best of further trials could gain, in the losses' units: the median, and the value it is below with 90 %.
 
-    `noise` is the standard deviation of the loss of one configuration, or what counts as too little to matter, whichever
-    is greater.
+    `noise` is the standard deviation of the loss of one configuration, or twice what counts as too little to matter,
+    whichever is greater; `stood` the number of trials since one first came as near to the best as what matters too little.
     """
 
     median: float
     high: float
     noise: float
+    stood: int
 
     @property
     def converged(self) -> bool:
-        """Whether nothing that could be told from noise is left to gain."""
-        return self.high <= self.noise
+        """Whether no more than half the noise is left to gain, and as many trials as must be there at all have not gained it.
+
+        The model takes detail that it cannot follow for noise, too, and is asked again after each trial.
+        """
+        return self.high <= 0.5 * self.noise and self.stood >= FEWEST
 
 
 def remaining(
     space: Mapping[str, Dimension], rows: Sequence[Mapping[str, Any]], losses: Sequence[float], *, seed: int
 ) -> Remaining | None:
-    """What is left to gain after trials with parameters `rows` and finite `losses`; None while there are too few.
+    """What is left to gain after trials with parameters `rows` and finite `losses`, in their order; None while they are few.
 
     Functions are drawn from the posterior of a Gaussian process (over its hyperparameters too); the gain of each is what
     its lowest point, among random ones and neighbours of the best, lies below its value at the trial that is best in
@@ -54,9 +58,10 @@ def remaining(
     drawn = np.array([draw_function(points, target, at, cube.group, theta=t, rng=rng) for t in learnt.thetas])
     chosen = int(drawn[:, : len(points)].mean(0).argmin())
     gains = drawn[:, chosen] - drawn.min(1)
-    noise = max(float(np.median(np.exp(0.5 * learnt.thetas[:, -1]))), SMALL)
-    median, high = np.quantile(gains, [0.5, 0.9])
-    return Remaining(*(_in_losses(v, target, y) for v in (float(median), float(high), noise)))
+    noise = max(float(np.median(np.exp(0.5 * learnt.thetas[:, -1]))), 2.0 * SMALL)
+    in_losses = [_in_losses(v, target, y) for v in (*map(float, np.quantile(gains, [0.5, 0.9])), noise, SMALL)]
+    stood = len(losses) - 1 - int(np.argmax(np.asarray(losses) <= min(losses) + in_losses[3]))
+    return Remaining(median=in_losses[0], high=in_losses[1], noise=in_losses[2], stood=stood)
 
 
 def _in_losses(gain: float, target: Array, y: Array) -> float:
