@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from tunesmith.scalars import python_scalar
+from tunesmith.scalars import floats, python_scalar
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,8 @@ def test_numpy_is_not_loaded_to_tell():
     code = "import sys; from tunesmith.scalars import python_scalar; python_scalar(1.0); print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_metrics_are_numbers_of_any_kind():
+    given = {"a": np.float32(0.5), "b": torch.tensor(2), "c": True, "d": 3, "text": "x", "list": [1.0], "none": None}
+    assert floats(given) == {"a": 0.5, "b": 2.0, "c": 1.0, "d": 3.0}

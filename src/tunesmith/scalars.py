@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -13,3 +14,9 @@ def python_scalar(value: Any) -> Any:
     """
     item, shape = getattr(value, "item", None), getattr(value, "shape", None)
     return item() if callable(item) and isinstance(shape, tuple) and math.prod(shape) == 1 else value
+
+
+def floats(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that are numbers, NumPy's and torch's too; text, lists and the like are left out."""
+    plain = {name: python_scalar(value) for name, value in metrics.items()}
+    return {name: float(value) for name, value in plain.items() if isinstance(value, int | float)}

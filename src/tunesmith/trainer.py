@@ -28,6 +28,7 @@ from tunesmith.prepared_data import prepare_once
 from tunesmith.recipe import Recipe, release
 from tunesmith.refusal import refuse_use
 from tunesmith.runners import Outcome, checked, disk_full
+from tunesmith.scalars import floats
 from tunesmith.trial import LiveTrial, Trial, TrialState, signs
 
 
@@ -269,7 +270,7 @@ class TrainerTask:
         live.report(
             values,
             state.global_step,
-            metrics={k: float(v) for k, v in metrics.items() if isinstance(v, int | float)},
+            metrics=floats(metrics),
             epoch=state.epoch,
             examples=state.global_step * per_step,
             share=1.0 if final else (state.global_step / state.max_steps if state.max_steps else None),

@@ -20,7 +20,7 @@ from optuna.distributions import (
 from optuna.trial import BaseTrial
 
 from tunesmith.errors import SpaceError
-from tunesmith.scalars import python_scalar
+from tunesmith.scalars import floats, python_scalar
 from tunesmith.storage import Storage, stores
 
 Space = Mapping[str, BaseDistribution]
@@ -359,7 +359,7 @@ class LiveTrial(BaseTrial):
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Log metrics of `step` between two reports: a backend that keeps them (W&B's) shows them, the record does not."""
         if self.logs:
-            self._link.log(int(step), {k: float(v) for k, v in metrics.items() if isinstance(v, int | float)})
+            self._link.log(int(step), floats(metrics))
 
     def save_checkpoint(self, path: str, step: int) -> None:
         """Tell the study that a whole checkpoint of `step` lies at `path`: an interrupted trial goes on from there."""

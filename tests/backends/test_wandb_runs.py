@@ -9,6 +9,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 import tiny
@@ -101,7 +102,7 @@ def test_a_run_that_is_sent_before_its_file_has_its_end_arrives_whole(server, tm
 def test_a_trial_of_any_function_can_log_and_the_objective_stays_ours(server, tmp_path):
     def learning(trial):
         for step in (1, 2):
-            trial.log({"loss": 1.0 / step, "objective": 7.0}, step)
+            trial.log({"loss": np.float32(1.0 / step), "objective": 7.0}, step)
         trial.report(0.5, 2)
         return 0.5
 
