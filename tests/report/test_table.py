@@ -47,6 +47,15 @@ def test_a_long_note_gives_way_to_the_numbers():
     assert row.split()[:6] == ["1", "failed", *4 * ["0.12345"]]
 
 
+def test_in_a_narrow_terminal_long_names_give_way_to_state_objective_and_numbers():
+    names = ["learning_rate", "weight_decay", "per_device_train_batch_size", "optimizer_name"]
+    trials = [complete(k, 0.20012, **dict.fromkeys(names, 1.0007e-05)) for k in range(2)]
+    lines = text(trials, width=80, names=names, best={0}).splitlines()
+    assert lines[1].split() == ["0", "complete", "0.20012", *4 * ["1.0007e-05"], "best"]
+    assert lines[0].split()[:3] == ["trial", "state", "objective"]
+    assert max(map(len, lines)) <= 80
+
+
 def test_the_parameter_that_explains_the_objective_comes_first_and_constant_ones_last():
     rng = random.Random(0)
     trials = []

@@ -49,14 +49,18 @@ def trial_table(
     shown = telling_parameters(trials)[:columns] if names is None else list(names)
     rows = [[*values, _cut(text)] for *values, text in (cells(t, shown, best) for t in trials)]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    *values, last = headings(shown)
-    for heading in values:
-        table.add_column(Text(plain(heading)), overflow="ellipsis", no_wrap=True)
-    table.add_column(Text(plain(last)), overflow="ellipsis")  # may wrap, so that it gives way first; its cells do not
+    add_columns(table, headings(shown), firm={"trial", "state", "objective"})
     for t, row in zip(trials, rows, strict=True):
         style = "bold green" if t.number in best else _STYLES.get(t.state)
         table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row), style=style)
     return table
+
+
+def add_columns(table: Table, headings: Sequence[str], *, firm: Collection[str]) -> None:
+    """Columns of which those that are not `firm` give way where the terminal is narrow, the widest first; no line wraps."""
+    for heading in headings:
+        text = Text(plain(heading), no_wrap=True, overflow="ellipsis")
+        table.add_column(text, overflow="ellipsis", no_wrap=heading in firm)  # rich narrows what may wrap first
 
 
 def _cut(text: str) -> str:

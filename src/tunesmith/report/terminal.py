@@ -29,7 +29,7 @@ from tunesmith.report.summary import (
     plain,
     share,
 )
-from tunesmith.report.table import trial_table
+from tunesmith.report.table import add_columns, trial_table
 from tunesmith.trial import Trial
 
 _ROWS, _COLUMNS = 8, 5  # running trials shown, and parameters of each
@@ -150,8 +150,8 @@ def _first_line(standing: Standing, now: float) -> RenderableType:
 
 def _running_table(running: Sequence[Trial], names: Sequence[str], standing: Standing, now: float) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("trial", "state", "objective", *names, "progress", "time"):
-        table.add_column(Text(plain(heading)), overflow="ellipsis", no_wrap=True)
+    firm = ("trial", "state", "objective", "progress", "time")
+    add_columns(table, [*firm[:3], *names, *firm[3:]], firm=firm)
     for t in running:
         part = share(t)
         bar: RenderableType = Text(f"step {t.reports[-1].step}" if t.reports else "")
@@ -159,7 +159,7 @@ def _running_table(running: Sequence[Trial], names: Sequence[str], standing: Sta
             bar = ProgressBar(total=1.0, completed=part, width=10)
         since = standing.since.get(t.number)
         state = "running" if t.attempt == 1 else f"running, attempt {t.attempt}"
-        values = [Text(number(t.params[n]) if n in t.params else "") for n in names]
+        values = [Text(number(t.params[n]) if n in t.params else "", no_wrap=True, overflow="ellipsis") for n in names]
         clock = Text("" if since is None else duration(now - since))
         table.add_row(Text(str(t.number)), Text(state), Text(numbers(newest(t))), *values, bar, clock)
     return table
