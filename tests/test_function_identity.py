@@ -105,6 +105,15 @@ def test_without_a_name_another_function_begins_a_study_beside_and_says_why(tmp_
     assert "is not finished, and this is another search: objective's high was 1, now 6; objective's low was 0" in said
 
 
+def test_resume_true_says_why_a_finished_study_does_not_go_on(tmp_path, capsys):
+    before = tunesmith.search(within(0, 1), 2, directory=tmp_path, seed=0, progress=False)
+    assert before.info.settings["finished"]
+    study = tunesmith.search(within(5, 6), 2, directory=tmp_path, seed=0, resume=True)
+    assert study.directory == tmp_path / "study-2"
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "is finished, and this is another search: objective's high was 1, now 6" in said
+
+
 @pytest.mark.parametrize("calls", [[], {}], ids=["list", "dict"])
 def test_what_trials_change_in_a_function_does_not_keep_its_study_from_going_on(tmp_path, calls):
     def objective(trial):

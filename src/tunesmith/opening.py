@@ -73,9 +73,10 @@ def open_study(
                     f"study {name!r} in {folder} exists with other settings: {'; '.join([*others, *differs])}. "
                     f"Give this search another study name, or resume=False to start beside it{remedy}"
                 )
-            if notice is None and not finished:
+            if notice is None and (resume is True or not finished):
+                standing = "is finished" if finished else "is not finished"
                 notice = (
-                    f"study {info.name!r} in {folder} is not finished, and this is another search: {'; '.join([*others, *differs])}. "
+                    f"study {info.name!r} in {folder} {standing}, and this is another search: {'; '.join([*others, *differs])}. "
                     "A new one begins beside it"
                 )
         record.close()
