@@ -157,6 +157,7 @@ def vizier(*, seed, space):
     from vizier._src.algorithms.designers.gp_ucb_pe import VizierGPUCBPEBandit
     from vizier.pyvizier.converters.padding import PaddingSchedule, PaddingType
 
+    jax.config.update("jax_enable_x64", True)  # as Vizier's service does: in single precision its suggestions are empty
     problem = pyvizier.ProblemStatement()
     root = problem.search_space.root
     for name, d in space.items():
