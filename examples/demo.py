@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from tunesmith import Trainer
-from tunesmith.report.progress import trial_table
+from tunesmith.report.table import trial_table
 
 LIBRARIES = ["numpy", "scipy", "torch", "transformers", "optuna", "sqlalchemy"]
 PER_LIBRARY = 200

@@ -36,7 +36,7 @@ def test_the_readme_names_the_two_commands_on_its_first_screen():
     assert any(line.startswith("make test") for line in first)
 
 
-@pytest.mark.parametrize("example", ["pytorch_loop.py", "sklearn_search.py", "lora_peft.py"])
+@pytest.mark.parametrize("example", ["demo.py", "pytorch_loop.py", "sklearn_search.py", "lora_peft.py"])
 def test_the_offline_examples_run(example, tmp_path):
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / example)],
