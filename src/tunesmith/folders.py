@@ -12,12 +12,13 @@ from tunesmith.record_lock import LOCK
 
 GATE = "study.gate"  # where a driver takes in workers of other processes
 REPORT = "report.html"
+UPLOAD_LOG = "wandb-upload.log"
 LOGS = "logs"  # of scripts, a file for each trial
 BRIEFS = "tune-trials"  # what the driver tells the workers of Tune's trials, by Tune's names
 _RUNS = "run-*/"
 _OWN = (FILE, f"{FILE}-wal", f"{FILE}-shm", LOCK, GATE, REPORT, f"{BRIEFS}/", f"{LOGS}/trial-*.log", _RUNS)
 # what is put aside of a damaged file, studies that began beside this one, and what W&B's client leaves
-_NOT_FOR_COMMITS = (*_OWN, f"{FILE}.*", "study-*/", "wandb/", "wandb-upload.log")
+_NOT_FOR_COMMITS = (*_OWN, f"{FILE}.*", "study-*/", "wandb/", UPLOAD_LOG)
 
 
 def own_paths(directory: Path) -> Iterator[Path]:

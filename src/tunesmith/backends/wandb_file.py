@@ -22,7 +22,8 @@ _WHOLE, _LAST = 1, 4  # kinds of pieces that end a record
 def rows(directory: Path, run_id: str) -> Iterator[dict[str, Any]]:
     """The rows of a run by name, without W&B's own (`_step`), from all its files below a study's directory, in order.
 
-    Of a value that is a dictionary one of its values is given. A file that was cut off, or is none of W&B's, is read as far as it goes.
+    Of a value that is a dictionary one of its values is given. A file that was cut off, or is none of W&B's, is read as
+    far as it goes.
     """
     from google.protobuf.message import DecodeError  # noqa: PLC0415  comes with wandb
     from wandb.proto.wandb_internal_pb2 import Record  # noqa: PLC0415  an optional package

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.backends import wandb_file, wandb_upload
+from tunesmith.folders import UPLOAD_LOG
 from tunesmith.trial import Report, Trial, TrialState
 
 LIVE_AFTER = 1.0  # seconds from which a run is shown while it is under way; shorter ones are sent when they end
@@ -39,7 +40,7 @@ class Uploader:
         """Start the process, and let it send what earlier starts of the study have left."""
         # with a service of W&B's own, for ours ends with this process
         environment = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}
-        with (self._directory / "wandb-upload.log").open("a") as log:
+        with (self._directory / UPLOAD_LOG).open("a") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tunesmith.backends.wandb_upload"],
                 stdin=subprocess.PIPE,

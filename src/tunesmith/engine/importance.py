@@ -16,9 +16,8 @@ from tunesmith.engine.sobol import sobol
 FEWEST = 6  # trials below which every interval would span nearly everything
 _MODEL_ON = 200
 _FUNCTIONS, _FEATURES, _POINTS = 40, 384, 256
-_WIDENED = (
-    1.15  # Laplace's approximation is narrower than the posterior: so measured, by how often intervals hold the truth
-)
+# Laplace's approximation is narrower than the posterior: so measured, by how often intervals hold the truth
+_WIDENED = 1.15
 SIGNAL_OR_NOISE = (gp.USUAL, gp.Prior(noise=0.0))
 _LENGTH_PRECISION = 1.0 / 3.0  # of the lengthscales' prior: what is known in a direction that the data say nothing of
 
